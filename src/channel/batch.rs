@@ -1,0 +1,42 @@
+//! A batch of records, in columns.
+
+use std::any::Any;
+
+/// Records that travel together, with their key hashes when the edge is keyed.
+#[derive(Debug)]
+pub struct Batch<T> {
+    /// The records.
+    pub items: Vec<T>,
+    /// Stable key hashes, one per record, or empty on an edge without keys.
+    pub hashes: Vec<u64>,
+}
+
+/// A batch whose record type only its two ends know. Always a [`Batch`].
+pub type AnyBatch = Box<dyn Any + Send>;
+
+/// How many records a batch of `T` holds at most: 1024, fewer when they are large, so that a batch stays below
+/// about 128 KiB (what the records own beside themselves is not counted).
+#[must_use]
+pub const fn batch_capacity<T>() -> usize {
+    let size = size_of::<T>();
+    let fits = 131_072 / if size == 0 { 1 } else { size };
+    if fits > 1024 {
+        1024
+    } else if fits < 16 {
+        16
+    } else {
+        fits
+    }
+}
+
+impl<T> Batch<T> {
+    /// An empty batch with room for a full one.
+    #[must_use]
+    pub fn with_room(hashed: bool) -> Self {
+        let room = batch_capacity::<T>();
+        Self {
+            items: Vec::with_capacity(room),
+            hashes: if hashed { Vec::with_capacity(room) } else { Vec::new() },
+        }
+    }
+}

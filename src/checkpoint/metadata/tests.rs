@@ -1,0 +1,102 @@
+use super::*;
+use proptest::prelude::*;
+
+fn schema(kind: &str) -> StateSchema {
+    StateSchema { kind: kind.into(), key: "u64".into(), value: "u64".into() }
+}
+
+fn segment(offset: u64) -> Segment {
+    Segment { file: "chk-4-g1/state-a0-1.0".into(), offset, len: 10, crc32c: 0xdead_beef }
+}
+
+fn manifest(max_parallelism: MaxParallelism) -> Manifest {
+    Manifest {
+        job: "j".into(),
+        checkpoint: CheckpointId(4),
+        generation: Generation(1),
+        attempt: Attempt(0),
+        triggered: Timestamp(1_700_000_000_000),
+        max_parallelism,
+        hash_version: 1,
+        finished: false,
+        operators: vec![OperatorState {
+            operator: "op".into(),
+            watermark: Some(Timestamp(-5)),
+            subtasks: vec![SubtaskState {
+                subtask: SubtaskIndex(0),
+                finished: false,
+                keyed: vec![KeyedState {
+                    name: "sum".into(),
+                    schema: schema("value"),
+                    groups: vec![GroupSegment { group: KeyGroup(3), entries: 2, at: segment(16) }],
+                }],
+                lists: vec![
+                    ListState {
+                        name: "splits".into(),
+                        schema: schema("source-splits"),
+                        distribution: Distribution::Split,
+                        elements: 1,
+                        at: Some(segment(26)),
+                    },
+                    ListState {
+                        name: "none".into(),
+                        schema: schema("split-list"),
+                        distribution: Distribution::Split,
+                        elements: 0,
+                        at: None,
+                    },
+                ],
+            }],
+        }],
+    }
+}
+
+fn sample() -> Manifest {
+    manifest(MaxParallelism::new(128).unwrap())
+}
+
+#[test]
+fn a_manifest_comes_back_as_it_was() {
+    let bytes = sample().encode().unwrap();
+    assert_eq!(Manifest::decode(&bytes), Ok(sample()));
+}
+
+#[test]
+fn its_segments_are_those_of_all_states() {
+    let offsets: Vec<u64> = sample().segments().map(|segment| segment.offset).collect();
+    assert_eq!(offsets, [16, 26]);
+}
+
+#[test]
+fn no_truncation_is_taken_for_a_manifest() {
+    let bytes = sample().encode().unwrap();
+    for len in 0..bytes.len() {
+        let error = Manifest::decode(&bytes[..len]).unwrap_err();
+        assert!(matches!(error, FormatError::Truncated { .. }), "{len}: {error}");
+    }
+}
+
+#[test]
+fn no_flipped_bit_is_taken_for_a_manifest() {
+    let bytes = sample().encode().unwrap();
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(Manifest::decode(&flipped).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn a_number_of_key_groups_out_of_bounds_is_refused() {
+    let none: MaxParallelism = postcard::from_bytes(&[0]).unwrap();
+    let error = Manifest::decode(&manifest(none).encode().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("max_parallelism is 0"), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+        prop_assert!(Manifest::decode(&bytes).is_err());
+        let _ = Manifest::decode(&envelope::seal(Manifest::FORMAT, &bytes));
+    }
+}

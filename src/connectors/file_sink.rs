@@ -1,0 +1,310 @@
+//! Files in a folder, exactly once.
+
+mod encode;
+mod names;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use encode::{DisplayLines, Encode, EncodeWith};
+pub use writer::FileWriter;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::operator::{RecoveryContext, Sink, SubtaskContext};
+use crate::storage::{LocalDisk, SharedDisk};
+use names::{Found, Names, Part};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Writes records into files of a folder, **exactly once**: whatever crashes, what a reader sees in the folder – the names that
+/// begin with neither `.` nor `_` – holds every record of the completed checkpoints once and nothing else.
+///
+/// Each subtask writes a file of its own under a hidden name and starts a new one at every checkpoint. The file is made
+/// durable (fsync) as part of the checkpoint, and renamed to its visible name when the checkpoint has completed. So output
+/// appears once per checkpoint: the interval is its latency, and a short one makes many small files. There are no empty files.
+/// Without checkpointing the files appear at the end of the input, and the folder must hold no output of this sink yet.
+///
+/// Visible names are `part-<uid>-<generation>-<attempt>-<subtask>-<sequence><suffix>` with padded numbers: the order of names is the order
+/// of commits of each subtask. Characters of the uid other than ASCII letters, digits, `-` and `_` are written as `%` and two hex digits.
+/// Sinks with different uids may share a folder; two jobs must not.
+///
+/// What to leave alone: hidden files, and visible ones of the last checkpoint while the job may still be restarted. A file
+/// that a checkpoint names and that has neither name any more is an error at the start, as its records would be lost.
+/// The folder must support hard links or no-replace renames and be on one file system.
+///
+/// The default encoder writes each record as a line, by its `Display`. The design is that of Flink's `FileSink` with a roll at every
+/// checkpoint.
+///
+/// ```
+/// # use strandline::prelude::*;
+/// # fn main() -> Result {
+/// # let env = Environment::builder().build()?;
+/// # let counts = env.source("counts", Iter::new([("a".to_owned(), 1_u64)]));
+/// counts.sink("files", FileSink::at("out").suffix(".tsv").encode(|(word, n): &(String, u64), out| {
+///     out.extend_from_slice(format!("{word}\t{n}\n").as_bytes());
+/// }));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct FileSink<E = DisplayLines> {
+    folder: Folder,
+    suffix: String,
+    buffer_size: usize,
+    encoder: E,
+}
+
+/// A folder on a disk.
+#[derive(Debug, Clone)]
+struct Folder {
+    disk: SharedDisk,
+    path: PathBuf,
+}
+
+impl FileSink {
+    /// Files in `folder`, which is created if absent, on the local disk; each record a line, by its `Display`.
+    #[must_use]
+    pub fn at(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: Folder { disk: LocalDisk::shared(), path: folder.into() },
+            suffix: String::new(),
+            buffer_size: 1024 * 1024,
+            encoder: DisplayLines,
+        }
+    }
+}
+
+impl<E> FileSink<E> {
+    /// Encodes records by a function that appends each to the buffer, with whatever separates it from the next.
+    #[must_use]
+    pub fn encode<T, F>(self, encode: F) -> FileSink<EncodeWith<T, F>>
+    where
+        F: Fn(&T, &mut Vec<u8>) + Clone + Send + Sync + 'static,
+    {
+        self.encoder(EncodeWith::new(encode))
+    }
+
+    /// Encodes records by an [`Encode`], for encoders that can fail.
+    #[must_use]
+    pub fn encoder<F>(self, encoder: F) -> FileSink<F> {
+        FileSink { folder: self.folder, suffix: self.suffix, buffer_size: self.buffer_size, encoder }
+    }
+
+    /// Ends visible names with this, such as `.tsv`; it must begin with a dot. Default: none. It may change between runs.
+    #[must_use]
+    pub fn suffix(mut self, suffix: impl Into<String>) -> Self {
+        self.suffix = suffix.into();
+        self
+    }
+
+    /// How many bytes each subtask gathers before it writes them to its file. Default and recommended: 1 MiB. More costs memory and
+    /// leaves more to write at a checkpoint, less costs more and smaller writes.
+    #[must_use]
+    pub fn buffer_size(mut self, bytes: usize) -> Self {
+        self.buffer_size = bytes;
+        self
+    }
+
+    /// Uses another disk than the local one.
+    #[must_use]
+    pub fn disk(mut self, disk: SharedDisk) -> Self {
+        self.folder.disk = disk;
+        self
+    }
+
+    fn check(&self) -> Result {
+        let suffix = &self.suffix;
+        if suffix.is_empty() || (suffix.starts_with('.') && !suffix.contains(['/', '\\', '\0'])) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Configuration,
+            format!("the suffix {suffix:?} of a file sink must begin with `.` and hold no `/` or `\\`"),
+        )
+        .into())
+    }
+}
+
+/// A file made durable under its hidden name, to be renamed to its visible one. The names are relative to the folder, so the folder
+/// may be moved between runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileCommit {
+    /// The hidden name.
+    pub pending: String,
+    /// The visible name.
+    pub target: String,
+    /// Length of the file.
+    pub bytes: u64,
+}
+
+impl<T: 'static, E: Encode<T>> Sink<T> for FileSink<E> {
+    type Commit = FileCommit;
+    type Writer = FileWriter<E>;
+
+    async fn recover(&self, restored: Vec<FileCommit>, context: &RecoveryContext) -> Result {
+        self.check()?;
+        self.folder.create().await?;
+        let found = self.folder.find(&Names::of(&context.operator)).await?;
+        // Refuse before anything is changed.
+        for file in &found {
+            self.folder.refuse_foreign(file, context)?;
+        }
+        self.folder.commit(restored).await?;
+        self.folder.sweep(found, context).await
+    }
+
+    fn writer(&self, context: &SubtaskContext) -> Result<FileWriter<E>> {
+        self.check()?;
+        let names = Names::of(&context.operator);
+        let first = Part {
+            generation: context.generation.0,
+            attempt: context.attempt.0,
+            subtask: context.subtask.0,
+            sequence: 0,
+        };
+        Ok(FileWriter::new(self, names, first))
+    }
+
+    async fn commit(&self, commits: Vec<FileCommit>) -> Result {
+        self.folder.commit(commits).await
+    }
+}
+
+impl Folder {
+    async fn create(&self) -> Result {
+        self.disk.create_dir(&self.path).await.map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                    Error::new(ErrorKind::Configuration, "the folder of a file sink is a file")
+                        .at(&self.path)
+                        .because(error)
+                }
+                _ => Error::io("create the folder of a file sink", &self.path, error),
+            }
+            .into()
+        })
+    }
+
+    /// The files of one sink.
+    async fn find(&self, names: &Names) -> Result<Vec<Found>> {
+        let listed = self.disk.list(&self.path).await;
+        let listed =
+            listed.map_err(|error| Error::io("list the folder of a file sink", &self.path, error))?;
+        Ok(listed.into_iter().filter_map(|name| names.parse(name)).collect())
+    }
+
+    /// Refuses a file that no earlier run of this very job can have left: with it the output would not be exact.
+    fn refuse_foreign(&self, file: &Found, context: &RecoveryContext) -> Result {
+        let run = (file.part.generation, file.part.attempt);
+        let own = (context.generation.0, context.attempt.0);
+        let message = if !context.checkpointing {
+            if !file.visible {
+                return Ok(());
+            }
+            "the folder of a file sink already holds output, and without checkpointing it cannot be continued: \
+             give an empty folder, or enable checkpointing"
+                .to_owned()
+        } else if file.visible && run < own && context.restored.is_none() {
+            "the folder of a file sink holds output of an earlier run, but this one begins from no checkpoint and would write \
+             it all again: give an empty folder, or the checkpoints that belong to this one"
+                .to_owned()
+        } else if run == own || (file.visible && run > own) {
+            format!(
+                "the folder of a file sink holds a file of generation {} attempt {}, but this run is generation {} \
+                 attempt {}: another job wrote it, or this one's checkpoints were removed, or another process took the \
+                 job over. Give an empty folder, or the checkpoints that belong to this one",
+                run.0, run.1, own.0, own.1
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Configuration, message).at(&self.path.join(&file.name)).into())
+    }
+
+    /// Removes what earlier runs prepared and no completed checkpoint holds: those are visible by now. A newer process may already run,
+    /// and its files are none of ours.
+    async fn sweep(&self, found: Vec<Found>, context: &RecoveryContext) -> Result {
+        let own = (context.generation.0, context.attempt.0);
+        let mut removed = false;
+        for file in found {
+            let run = (file.part.generation, file.part.attempt);
+            // Without checkpointing every run is generation 0.
+            let older = run < own || (!context.checkpointing && run.0 == own.0);
+            if !file.visible && older {
+                let path = self.path.join(&file.name);
+                let gone = self.disk.remove(&path).await;
+                gone.map_err(|error| Error::io("remove an unfinished file", &path, error))?;
+                removed = true;
+            }
+        }
+        if removed { self.sync().await } else { Ok(()) }
+    }
+
+    async fn commit(&self, commits: Vec<FileCommit>) -> Result {
+        if commits.is_empty() {
+            return Ok(());
+        }
+        for commit in &commits {
+            self.publish(commit).await?;
+        }
+        // Also when all had been renamed before: the sync may be what was missing.
+        self.sync().await
+    }
+
+    /// Gives one file its visible name. Another process, or this one before a crash, may have done so, or may be doing it now.
+    async fn publish(&self, commit: &FileCommit) -> Result {
+        let pending = self.path.join(&commit.pending);
+        let target = self.path.join(&commit.target);
+        if let Some(len) = self.len(&pending).await?
+            && len != commit.bytes
+        {
+            let message = format!("a prepared file has {len} bytes, its checkpoint says {}", commit.bytes);
+            return Err(Error::new(ErrorKind::Corrupt, message).at(&pending).into());
+        }
+        match self.disk.rename(&pending, &target).await {
+            Ok(()) => return Ok(()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {}
+            Err(error) => return Err(Error::io("make a file visible", &pending, error).into()),
+        }
+        match (self.len(&pending).await?, self.len(&target).await?) {
+            (None, Some(_)) => Ok(()),
+            // A crash between the two halves of a rename: one file with two names.
+            (Some(_), Some(len)) if len == commit.bytes => {
+                let gone = self.disk.remove(&pending).await;
+                gone.map_err(|error| Error::io("remove a second name", &pending, error).into())
+            }
+            (Some(_), Some(len)) => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "cannot make the file visible as {}: a file of {len} bytes is there, expected none or {} bytes. \
+                     Move that one away",
+                    target.display(),
+                    commit.bytes
+                ),
+            )
+            .at(&pending)
+            .into()),
+            (pending_len, None) => Err(Error::new(
+                if pending_len.is_some() { ErrorKind::Storage } else { ErrorKind::Corrupt },
+                format!(
+                    "a file of {} bytes that a completed checkpoint holds is gone: neither {} nor {} is there. Put it \
+                     back, or start a new job",
+                    commit.bytes, commit.pending, commit.target
+                ),
+            )
+            .at(&self.path)
+            .into()),
+        }
+    }
+
+    async fn len(&self, path: &Path) -> Result<Option<u64>> {
+        let len = self.disk.len(path).await;
+        len.map_err(|error| Error::io("look at an output file", path, error).into())
+    }
+
+    async fn sync(&self) -> Result {
+        let synced = self.disk.sync_dir(&self.path).await;
+        synced.map_err(|error| Error::io("sync the folder of a file sink", &self.path, error).into())
+    }
+}

@@ -1,0 +1,164 @@
+//! What writes one subtask's files.
+
+use super::names::{Names, Part};
+use super::{Encode, FileCommit, FileSink, Folder};
+use crate::error::{Error, ErrorKind, Result};
+use crate::operator::{BoxFuture, SinkWriter};
+use crate::storage::DiskFile;
+use std::io;
+
+/// Writes one subtask's files of a [`FileSink`].
+#[derive(Debug)]
+pub struct FileWriter<E> {
+    folder: Folder,
+    names: Names,
+    suffix: String,
+    buffer_size: usize,
+    encoder: E,
+    /// Encoded, not yet in the file.
+    buffer: Vec<u8>,
+    /// What begins at the last barrier.
+    part: Part,
+    open: Open,
+}
+
+#[derive(Debug)]
+enum Open {
+    /// Nothing was written since the last barrier, but perhaps into the buffer.
+    No,
+    Yes(OpenFile),
+    /// A write failed or was abandoned: the file has a gap and may never be prepared.
+    Broken,
+}
+
+/// A file under its hidden name.
+#[derive(Debug)]
+struct OpenFile {
+    file: Box<dyn DiskFile>,
+    commit: FileCommit,
+}
+
+impl<E> FileWriter<E> {
+    pub(super) fn new(sink: &FileSink<E>, names: Names, first: Part) -> Self
+    where
+        E: Clone,
+    {
+        Self {
+            folder: sink.folder.clone(),
+            names,
+            suffix: sink.suffix.clone(),
+            buffer_size: sink.buffer_size,
+            encoder: sink.encoder.clone(),
+            buffer: Vec::new(),
+            part: first,
+            open: Open::No,
+        }
+    }
+
+    fn commit(&self) -> FileCommit {
+        FileCommit {
+            pending: self.names.pending(self.part),
+            target: self.names.visible(self.part, &self.suffix),
+            bytes: 0,
+        }
+    }
+}
+
+impl<T: 'static, E: Encode<T>> SinkWriter<T> for FileWriter<E> {
+    type Commit = FileCommit;
+
+    fn write(&mut self, record: T) -> Result {
+        let len = self.buffer.len();
+        let encoded = self.encoder.encode(&record, &mut self.buffer);
+        if encoded.is_err() {
+            self.buffer.truncate(len);
+        }
+        encoded
+    }
+
+    fn is_full(&self) -> bool {
+        self.buffer.len() >= self.buffer_size.max(1)
+    }
+
+    /// Writes a full buffer. One that is not full waits: nobody sees the file before the next checkpoint, and a quiet stream should
+    /// not pay a write for each record.
+    async fn flush(&mut self) -> Result {
+        if !SinkWriter::<T>::is_full(self) {
+            return Ok(());
+        }
+        let opened = match std::mem::replace(&mut self.open, Open::Broken) {
+            Open::No => OpenFile::create(&self.folder, self.commit()).await?,
+            Open::Yes(file) => file,
+            Open::Broken => return Err(broken()),
+        };
+        // A buffer of the same size takes its place, so that it does not grow step by step again.
+        let empty = Vec::with_capacity(self.buffer.capacity());
+        let bytes = std::mem::replace(&mut self.buffer, empty);
+        self.open = Open::Yes(opened.write(&self.folder, bytes).await?);
+        Ok(())
+    }
+
+    fn prepare(&mut self) -> Result<BoxFuture<Result<Vec<FileCommit>>>> {
+        let rest = std::mem::take(&mut self.buffer);
+        let open = match std::mem::replace(&mut self.open, Open::No) {
+            Open::No if rest.is_empty() => return Ok(Box::pin(std::future::ready(Ok(Vec::new())))),
+            Open::No => None,
+            Open::Yes(file) => Some(file),
+            Open::Broken => {
+                self.open = Open::Broken;
+                return Err(broken());
+            }
+        };
+        let (folder, commit) = (self.folder.clone(), self.commit());
+        self.part.sequence += 1;
+        Ok(Box::pin(async move {
+            let opened = match open {
+                Some(file) => file,
+                None => OpenFile::create(&folder, commit).await?,
+            };
+            let written = opened.write(&folder, rest).await?;
+            Ok(vec![written.sync(&folder).await?])
+        }))
+    }
+}
+
+impl OpenFile {
+    async fn create(folder: &Folder, commit: FileCommit) -> Result<Self> {
+        let path = folder.path.join(&commit.pending);
+        let file = folder.disk.create(&path).await.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Error::new(
+                ErrorKind::Configuration,
+                "an output file of this very run is there already: another job writes to the same folder with the same uid. \
+                 Give each job its own folder",
+            )
+            .at(&path),
+            _ => Error::io("create an output file", &path, error),
+        })?;
+        Ok(Self { file, commit })
+    }
+
+    async fn write(mut self, folder: &Folder, bytes: Vec<u8>) -> Result<Self> {
+        if !bytes.is_empty() {
+            self.commit.bytes += bytes.len() as u64;
+            let written = self.file.write(bytes).await;
+            written.map_err(|error| {
+                Error::io("write an output file", &folder.path.join(&self.commit.pending), error)
+            })?;
+        }
+        Ok(self)
+    }
+
+    /// Makes content and hidden name durable: from here on a checkpoint may name the file.
+    async fn sync(mut self, folder: &Folder) -> Result<FileCommit> {
+        let synced = self.file.sync().await;
+        synced.map_err(|error| {
+            Error::io("sync an output file", &folder.path.join(&self.commit.pending), error)
+        })?;
+        folder.sync().await?;
+        Ok(self.commit)
+    }
+}
+
+fn broken() -> crate::error::BoxError {
+    Error::new(ErrorKind::Storage, "an earlier write to an output file failed").into()
+}

@@ -1,0 +1,328 @@
+//! Recipes: what a chain is built from, again for each subtask and each restart.
+//!
+//! A recipe is written from source to sink and built from sink to source, so that every stage knows the type of the one it
+//! pushes into.
+
+use crate::channel::{BroadcastRouter, ByKey, RoundRobin, Router};
+use crate::error::{Error, ErrorKind};
+use crate::operator::{
+    BuildContext, Chain, Core, EdgeHead, FilterStage, FlatMapStage, Handler, InspectStage, KeyedHead, Keyer,
+    MapStage, Operator, ProcessStage, Push, RouteStage, Setup, Sink, SinkStage, Source, SourceHead,
+    TryMapStage, Unkeyed, in_operator,
+};
+use crate::types::OperatorId;
+use serde::Serialize;
+use std::marker::PhantomData;
+
+/// The recipe of a chain so far. In signatures: `Stream<T, impl Pipe<Out = T>>`.
+pub trait Pipe: Clone + Send + 'static {
+    /// What comes out of its end.
+    type Out: 'static;
+
+    /// Builds the chain in front of `down`.
+    #[doc(hidden)]
+    fn build<D: Push<Self::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error>;
+}
+
+/// The recipe of a chain that has just begun with an edge.
+#[derive(Debug)]
+pub struct Edge<T>(PhantomData<fn() -> T>);
+
+impl<T> Edge<T> {
+    pub(super) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T> Clone for Edge<T> {
+    fn clone(&self) -> Self {
+        Self::new()
+    }
+}
+
+impl<T: 'static> Pipe for Edge<T> {
+    type Out = T;
+
+    fn build<D: Push<T>>(self, down: D, _: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
+        Ok(Box::new(EdgeHead::new(down)))
+    }
+}
+
+/// Begins with a source.
+#[derive(Clone)]
+pub(super) struct SourcePipe<S> {
+    pub(super) id: OperatorId,
+    pub(super) source: S,
+}
+
+impl<S: Source> Pipe for SourcePipe<S> {
+    type Out = S::Record;
+
+    fn build<D: Push<S::Record>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
+        let splits = std::mem::take(&mut context.splits)
+            .iter()
+            .map(|bytes| postcard::from_bytes(bytes))
+            .collect::<Result<Vec<S::Split>, _>>()
+            .map_err(|cause| {
+                Error::new(
+                    ErrorKind::Program,
+                    "a split of the source does not decode from what it was encoded as",
+                )
+                .operator(&self.id)
+                .because(cause)
+            })?;
+        let subtask = context.context_of(&self.id);
+        let reader = in_operator(&self.id, "the source cannot make a reader", || {
+            self.source.reader(splits, &subtask)
+        })?;
+        Ok(Box::new(SourceHead::<S, D>::new(self.id, reader, down)))
+    }
+}
+
+/// Begins with a keyed operator.
+pub(super) struct KeyedPipe<T, O: Operator, F> {
+    pub(super) id: OperatorId,
+    pub(super) keyer: Box<dyn Keyer<T, O::Key>>,
+    pub(super) factory: F,
+}
+
+impl<T: 'static, O: Operator, F: Clone> Clone for KeyedPipe<T, O, F> {
+    fn clone(&self) -> Self {
+        Self { id: self.id.clone(), keyer: self.keyer.boxed(), factory: self.factory.clone() }
+    }
+}
+
+/// Calls a factory. Returns the operator and everything it has beside itself.
+fn make<O, F>(id: &OperatorId, factory: &F, context: &mut BuildContext) -> Result<(O, Core<O::Out>), Error>
+where
+    O: Operator,
+    F: Fn(&mut Setup<'_, O::Key>) -> crate::error::Result<O>,
+{
+    let mut states = context.states_of(id);
+    let subtask = context.context_of(id);
+    let operator = in_operator(id, "the factory failed", || factory(&mut Setup::new(&subtask, &mut states)))?;
+    for state in states.undeclared() {
+        tracing::warn!(
+            operator = %id,
+            subtask = %subtask.subtask,
+            state,
+            "the checkpoint holds a state that the operator does not declare: it is kept; was it renamed?"
+        );
+    }
+    Ok((operator, Core::new(states)))
+}
+
+impl<T, O, F> Pipe for KeyedPipe<T, O, F>
+where
+    T: 'static,
+    O: Operator + Handler<T>,
+    F: Fn(&mut Setup<'_, O::Key>) -> crate::error::Result<O> + Clone + Send + 'static,
+{
+    type Out = O::Out;
+
+    fn build<D: Push<O::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
+        let (operator, core) = make::<O, F>(&self.id, &self.factory, context)?;
+        Ok(Box::new(KeyedHead::new(self.id, operator, core, self.keyer, down, context.finished)))
+    }
+}
+
+/// Puts an operator without keys into the chain.
+pub(super) struct ProcessPipe<P, O, F> {
+    pub(super) up: P,
+    pub(super) id: OperatorId,
+    pub(super) factory: F,
+    pub(super) operator: PhantomData<fn() -> O>,
+}
+
+impl<P: Clone, O, F: Clone> Clone for ProcessPipe<P, O, F> {
+    fn clone(&self) -> Self {
+        Self {
+            up: self.up.clone(),
+            id: self.id.clone(),
+            factory: self.factory.clone(),
+            operator: PhantomData,
+        }
+    }
+}
+
+impl<P, O, F> Pipe for ProcessPipe<P, O, F>
+where
+    P: Pipe,
+    O: Operator<Key = Unkeyed> + Handler<P::Out>,
+    F: Fn(&mut Setup<'_, Unkeyed>) -> crate::error::Result<O> + Clone + Send + 'static,
+{
+    type Out = O::Out;
+
+    fn build<D: Push<O::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
+        let (operator, core) = make::<O, F>(&self.id, &self.factory, context)?;
+        let stage = ProcessStage::new(self.id, operator, core, down, context.finished);
+        self.up.build(stage, context)
+    }
+}
+
+macro_rules! closure_pipe {
+    ($name:ident) => {
+        pub(super) struct $name<P, F, U> {
+            pub(super) up: P,
+            pub(super) f: F,
+            pub(super) to: PhantomData<fn() -> U>,
+        }
+
+        impl<P: Clone, F: Clone, U> Clone for $name<P, F, U> {
+            fn clone(&self) -> Self {
+                Self { up: self.up.clone(), f: self.f.clone(), to: PhantomData }
+            }
+        }
+    };
+}
+
+closure_pipe!(MapPipe);
+closure_pipe!(TryMapPipe);
+closure_pipe!(FilterPipe);
+closure_pipe!(InspectPipe);
+closure_pipe!(FlatMapPipe);
+
+impl<P: Pipe, U: 'static, F: Fn(P::Out) -> U + Clone + Send + 'static> Pipe for MapPipe<P, F, U> {
+    type Out = U;
+
+    fn build<D: Push<U>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
+        self.up.build(MapStage::new(self.f, down), context)
+    }
+}
+
+impl<P, U, F> Pipe for TryMapPipe<P, F, U>
+where
+    P: Pipe,
+    U: 'static,
+    F: Fn(P::Out) -> crate::error::Result<U> + Clone + Send + 'static,
+{
+    type Out = U;
+
+    fn build<D: Push<U>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
+        self.up.build(TryMapStage::new(self.f, down), context)
+    }
+}
+
+impl<P: Pipe, F: Fn(&P::Out) -> bool + Clone + Send + 'static> Pipe for FilterPipe<P, F, P::Out> {
+    type Out = P::Out;
+
+    fn build<D: Push<P::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
+        self.up.build(FilterStage::new(self.f, down), context)
+    }
+}
+
+impl<P: Pipe, F: Fn(&P::Out) + Clone + Send + 'static> Pipe for InspectPipe<P, F, P::Out> {
+    type Out = P::Out;
+
+    fn build<D: Push<P::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
+        self.up.build(InspectStage::new(self.f, down), context)
+    }
+}
+
+impl<P, I, F> Pipe for FlatMapPipe<P, F, I>
+where
+    P: Pipe,
+    I: IntoIterator<Item: 'static> + 'static,
+    F: Fn(P::Out) -> I + Clone + Send + 'static,
+{
+    type Out = I::Item;
+
+    fn build<D: Push<I::Item>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
+        self.up.build(FlatMapStage::<F, I, D>::new(self.f, down), context)
+    }
+}
+
+/// What a chain ends with.
+pub(super) trait Tail<T>: Clone + Send + 'static {
+    type Stage: Push<T>;
+
+    fn make(self, context: &mut BuildContext) -> Result<Self::Stage, Error>;
+}
+
+/// Ends at an edge partitioned by key.
+#[derive(Clone)]
+pub(super) struct ByKeyTail<F>(pub(super) F);
+
+impl<T, K, F> Tail<T> for ByKeyTail<F>
+where
+    T: Send + 'static,
+    K: Serialize,
+    F: Fn(&T) -> K + Clone + Send + 'static,
+{
+    type Stage = RouteStage<Router<T, ByKey<F>>>;
+
+    fn make(self, context: &mut BuildContext) -> Result<Self::Stage, Error> {
+        let outputs = context.take_outputs();
+        let partitioner = ByKey::new(self.0, context.max_parallelism, outputs.len());
+        Ok(RouteStage(Router::new(outputs, partitioner)))
+    }
+}
+
+/// Ends at an edge that forwards or rebalances.
+#[derive(Clone)]
+pub(super) struct RoundRobinTail;
+
+impl<T: Send + 'static> Tail<T> for RoundRobinTail {
+    type Stage = RouteStage<Router<T, RoundRobin>>;
+
+    fn make(self, context: &mut BuildContext) -> Result<Self::Stage, Error> {
+        let outputs = context.take_outputs();
+        let partitioner = RoundRobin::new(outputs.len(), context.subtask.subtask.0 as usize);
+        Ok(RouteStage(Router::new(outputs, partitioner)))
+    }
+}
+
+/// Ends at an edge that copies every record to every subtask.
+#[derive(Clone)]
+pub(super) struct BroadcastTail;
+
+impl<T: Clone + Send + 'static> Tail<T> for BroadcastTail {
+    type Stage = RouteStage<BroadcastRouter<T>>;
+
+    fn make(self, context: &mut BuildContext) -> Result<Self::Stage, Error> {
+        Ok(RouteStage(BroadcastRouter::new(context.take_outputs())))
+    }
+}
+
+/// Ends at a sink.
+#[derive(Clone)]
+pub(super) struct SinkTail<S> {
+    pub(super) id: OperatorId,
+    pub(super) sink: S,
+}
+
+impl<T: 'static, S: Sink<T>> Tail<T> for SinkTail<S> {
+    type Stage = SinkStage<T, S>;
+
+    fn make(self, context: &mut BuildContext) -> Result<Self::Stage, Error> {
+        let subtask = context.context_of(&self.id);
+        let writer = in_operator(&self.id, "the sink cannot make a writer", || self.sink.writer(&subtask))?;
+        Ok(SinkStage::new(self.id, self.sink, writer, context.scope.clone()))
+    }
+}
+
+/// The recipe of a whole chain, its types forgotten.
+pub(crate) trait ChainFactory: Send {
+    /// A copy for one subtask and attempt.
+    fn boxed(&self) -> Box<dyn ChainFactory>;
+
+    /// Builds the chain on the thread where it will run.
+    fn build(self: Box<Self>, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error>;
+}
+
+#[derive(Clone)]
+pub(super) struct Recipe<P, L> {
+    pub(super) pipe: P,
+    pub(super) tail: L,
+}
+
+impl<P: Pipe, L: Tail<P::Out>> ChainFactory for Recipe<P, L> {
+    fn boxed(&self) -> Box<dyn ChainFactory> {
+        Box::new(self.clone())
+    }
+
+    fn build(self: Box<Self>, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
+        let end = self.tail.make(context)?;
+        self.pipe.build(end, context)
+    }
+}

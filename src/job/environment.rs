@@ -1,0 +1,329 @@
+//! Describing and starting jobs.
+
+use super::registry;
+use super::{JobHandle, JobStatus};
+use crate::checkpoint::Checkpointing;
+use crate::dataflow::{Pipe, Plan, SharedGraph, Stream, source};
+use crate::error::{Error, ErrorKind};
+use crate::operator::Source;
+use crate::pool::Pool;
+use crate::restart::RestartStrategy;
+use crate::runtime::engine::{self, Placement};
+use crate::runtime::job::{JobActor, JobSettings, OpenedJob, open};
+use crate::runtime::messages::JobCommand;
+use crate::runtime::status::JobShared;
+use crate::storage::{JobStorage, Memory, Storage, check_job_name};
+use crate::types::{Clock, JobName, MaxParallelism, Random};
+use actix::Addr;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Describes a job – its streams and its settings – and starts it.
+pub struct Environment {
+    graph: SharedGraph,
+    settings: EnvironmentBuilder,
+}
+
+/// The settings of an [`Environment`]. Each has a default that runs; start by setting `checkpointing`, `storage` and `restart`.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct EnvironmentBuilder {
+    parallelism: Option<u32>,
+    max_parallelism: Option<u32>,
+    workers: Option<usize>,
+    checkpointing: Option<Checkpointing>,
+    storage: Option<Arc<dyn Storage>>,
+    restart: RestartStrategy,
+    stop_timeout: Option<Duration>,
+    take_over: bool,
+    allow_non_restored_state: bool,
+    seed: Option<u64>,
+}
+
+impl EnvironmentBuilder {
+    /// How many subtasks each chain has, unless its source says otherwise. Default: the number of cores. Keyed
+    /// state is split over them and can be resumed at another parallelism.
+    pub fn parallelism(mut self, subtasks: u32) -> Self {
+        self.parallelism = Some(subtasks);
+        self
+    }
+
+    /// The highest parallelism this job will ever run at, up to 32768: the number of key groups. Default: 1.5 times
+    /// the widest chain's parallelism, rounded up to a power of two, at least 128. It is fixed by the first checkpoint; a job that does not
+    /// set it adopts that of its checkpoint.
+    pub fn max_parallelism(mut self, key_groups: u32) -> Self {
+        self.max_parallelism = Some(key_groups);
+        self
+    }
+
+    /// How many threads the subtasks share. Default: the number of cores, at most `parallelism`.
+    pub fn workers(mut self, threads: usize) -> Self {
+        self.workers = Some(threads);
+        self
+    }
+
+    /// Takes checkpoints. Default: none, and then a failure loses all state. Without [`storage`](Self::storage) they are kept in
+    /// memory: good for restarts, gone with the process.
+    pub fn checkpointing(mut self, checkpointing: Checkpointing) -> Self {
+        self.checkpointing = Some(checkpointing);
+        self
+    }
+
+    /// Where checkpoints are kept. Set without [`checkpointing`](Self::checkpointing), checkpoints are taken only on request
+    /// and at the end.
+    pub fn storage(mut self, storage: impl Storage) -> Self {
+        self.storage = Some(Arc::new(storage));
+        self
+    }
+
+    /// What to do after a failure. Default: [`RestartStrategy::none`].
+    pub fn restart(mut self, strategy: RestartStrategy) -> Self {
+        self.restart = strategy;
+        self
+    }
+
+    /// How long subtasks may take to stop, at a cancel or before a restart. Default: 60 s. When it is over the job fails as
+    /// stuck: it is never restarted beside what still runs. Longer forgives slow storage, shorter reports a blocking operator sooner.
+    pub fn stop_timeout(mut self, timeout: Duration) -> Self {
+        self.stop_timeout = Some(timeout);
+        self
+    }
+
+    /// Takes the job over from a process that still runs it: that one is fenced, commits nothing any more, and stops at its next
+    /// checkpoint. Without this a second process is refused.
+    pub fn take_over(mut self) -> Self {
+        self.take_over = true;
+        self
+    }
+
+    /// Starts even if the checkpoint holds state of an operator that the program does not have; that state is dropped.
+    /// Default: that is an error.
+    pub fn allow_non_restored_state(mut self) -> Self {
+        self.allow_non_restored_state = true;
+        self
+    }
+
+    /// Seeds the job's randomness (delays of first checkpoints), for runs that repeat exactly. Default: from the operating system.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`], listing every fault.
+    pub fn build(self) -> Result<Environment, Error> {
+        let faults = self.faults();
+        if faults.is_empty() {
+            Ok(Environment { graph: SharedGraph::default(), settings: self })
+        } else {
+            Err(Error::new(ErrorKind::Configuration, list(&faults)))
+        }
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let mut faults = self.checkpointing.as_ref().map(Checkpointing::faults).unwrap_or_default();
+        if self.parallelism == Some(0) {
+            faults.push("parallelism is 0: it must be at least 1".into());
+        }
+        if self.workers == Some(0) {
+            faults.push("workers is 0: it must be at least 1".into());
+        }
+        if let Some(groups) = self.max_parallelism {
+            if let Err(error) = MaxParallelism::new(groups) {
+                faults.push(error.to_string());
+            } else if self.parallelism.is_some_and(|parallelism| parallelism > groups) {
+                let parallelism = self.parallelism.unwrap_or_default();
+                faults.push(format!("parallelism {parallelism} is more than max_parallelism {groups}"));
+            }
+        }
+        if self.parallelism.is_some_and(|parallelism| parallelism > 32768) {
+            faults.push("parallelism is more than 32768".into());
+        }
+        faults
+    }
+}
+
+fn list(faults: &[String]) -> String {
+    match faults {
+        [fault] => fault.clone(),
+        faults => {
+            let numbered = faults.iter().zip(1..).map(|(fault, n)| format!("({n}) {fault}"));
+            format!("{} faults: {}", faults.len(), numbered.collect::<Vec<_>>().join("; "))
+        }
+    }
+}
+
+impl Environment {
+    /// Settings to begin with.
+    pub fn builder() -> EnvironmentBuilder {
+        EnvironmentBuilder::default()
+    }
+
+    /// A stream that begins with a source. `uid` names it: its positions are matched by that.
+    pub fn source<S: Source>(
+        &self,
+        uid: &str,
+        from: S,
+    ) -> Stream<S::Record, impl Pipe<Out = S::Record> + use<S>> {
+        source(&self.graph, uid, from)
+    }
+
+    /// Starts the job, and returns when its storage is open and its threads run. From then on it runs by itself, whatever becomes of
+    /// the runtime this was called from. With a completed checkpoint under the same name in its storage it goes on from there. State is
+    /// restored and sources are asked for their splits after this returns: what goes wrong there ends the job, and
+    /// [`JobHandle::wait`] has the error.
+    ///
+    /// # Errors
+    /// Every fault of the graph, in one error ([`ErrorKind::Program`]); storage that cannot be opened or read; a job of the same
+    /// name in this process, or of the same storage in another ([`ErrorKind::Busy`]).
+    pub async fn start(&self, name: &str) -> Result<JobHandle, Error> {
+        let name = JobName::from(name);
+        let settings = self.settings(&name).map_err(|error| error.job(&name))?;
+        let registration = registry::register(&name)?;
+        let shared = Arc::new(JobShared::new());
+        let workers = self.workers(self.parallelism());
+        let (opened, result) = oneshot::channel();
+        let on_thread = Arc::clone(&shared);
+        let at_end = Arc::clone(&shared);
+        let boot = move |placement: Placement, pool: Pool| async move {
+            let storage = match &pool {
+                Pool::Threads(runtime) => runtime.spawn(open(settings)).await,
+                Pool::Local => return false,
+            };
+            let storage = storage.unwrap_or_else(|cause| {
+                Err(Error::new(ErrorKind::Internal, "opening the job's storage panicked").because(cause))
+            });
+            match storage {
+                Ok(OpenedJob::Ready(job)) => {
+                    let from = job.from();
+                    let actor = job.start(placement, pool, on_thread);
+                    // If nobody waits any more, nobody could stop it: it does not run.
+                    opened.send(Ok((Unclaimed(Some(actor)), from))).is_ok()
+                }
+                Ok(OpenedJob::Finished(checkpoint)) => {
+                    on_thread.decide(Ok(JobStatus::Finished));
+                    let _ = opened.send(Ok((Unclaimed(None), checkpoint)));
+                    false
+                }
+                Err(error) => {
+                    let _ = opened.send(Err(error));
+                    false
+                }
+            }
+        };
+        engine::start(&name, workers, boot, move || {
+            drop(registration);
+            at_end.announce();
+        })?;
+        let opened = result.await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Internal, "the job's thread ended before it began"))
+        });
+        let (actor, resumed_from) = match opened {
+            Ok((mut unclaimed, from)) => (unclaimed.0.take(), from),
+            Err(error) => {
+                // When this returns the name is free again.
+                let _ = shared.watch().wait_for(|status| status.is_terminal()).await;
+                return Err(error.job(&name));
+            }
+        };
+        let handle = JobHandle { name, shared, actor, resumed_from };
+        if handle.actor.is_none() {
+            // It had finished: the thread that found out is about to end.
+            let _ = handle.wait().await;
+        }
+        Ok(handle)
+    }
+
+    /// As [`start`](Self::start), on the calling thread alone: call it inside a `tokio::task::LocalSet`. With tokio's clock paused
+    /// the job runs on virtual time, and with a [`seed`](EnvironmentBuilder::seed) and in-memory storage always the same way. For tests.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_local(&self, name: &str) -> Result<JobHandle, Error> {
+        let name = JobName::from(name);
+        let settings = self.settings(&name).map_err(|error| error.job(&name))?;
+        let shared = Arc::new(JobShared::new());
+        match open(settings).await.map_err(|error| error.job(&name))? {
+            OpenedJob::Finished(checkpoint) => {
+                shared.decide(Ok(JobStatus::Finished));
+                shared.announce();
+                Ok(JobHandle { name, shared, actor: None, resumed_from: checkpoint })
+            }
+            OpenedJob::Ready(job) => {
+                let resumed_from = job.from();
+                let actor = Some(job.start(Placement::Local, Pool::Local, Arc::clone(&shared)));
+                Ok(JobHandle { name, shared, actor, resumed_from })
+            }
+        }
+    }
+
+    /// Starts the job and waits for its end.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start) and [`JobHandle::wait`].
+    pub async fn execute(&self, name: &str) -> Result<JobStatus, Error> {
+        self.start(name).await?.wait().await
+    }
+
+    fn parallelism(&self) -> u32 {
+        self.settings.parallelism.unwrap_or_else(|| u32::try_from(cores()).unwrap_or(1))
+    }
+
+    fn workers(&self, parallelism: u32) -> usize {
+        self.settings.workers.unwrap_or_else(|| cores().min(parallelism as usize)).max(1)
+    }
+
+    fn settings(&self, name: &JobName) -> Result<JobSettings, Error> {
+        check_job_name(name)?;
+        let settings = &self.settings;
+        let mut faults = Vec::new();
+        let plan = Plan::of(&self.graph.lock(), self.parallelism(), &mut faults);
+        if !faults.is_empty() {
+            return Err(Error::new(ErrorKind::Program, list(&faults)));
+        }
+        let max_parallelism = settings.max_parallelism.map(MaxParallelism::new).transpose()?;
+        let storage = match (&settings.storage, &settings.checkpointing) {
+            (Some(storage), _) => Some(JobStorage::new(&**storage, name)?),
+            (None, Some(_)) => Some(JobStorage::new(&Memory::new(), name)?),
+            (None, None) => None,
+        };
+        Ok(JobSettings {
+            name: name.clone(),
+            plan,
+            max_parallelism,
+            checkpointing: settings.checkpointing.clone(),
+            storage,
+            restart: settings.restart.clone(),
+            stop_timeout: settings.stop_timeout.unwrap_or(Duration::from_secs(60)),
+            take_over: settings.take_over,
+            allow_non_restored_state: settings.allow_non_restored_state,
+            clock: Clock::start(),
+            random: settings.seed.map_or_else(Random::from_os, Random::from_seed),
+        })
+    }
+}
+
+/// A started job on its way to its handle. If nobody takes it, nobody could stop it: then it is cancelled.
+struct Unclaimed(Option<Addr<JobActor>>);
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(actor) = self.0.take() {
+            actor.do_send(JobCommand::Cancel);
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Environment").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

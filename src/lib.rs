@@ -1,0 +1,126 @@
+//! An embeddable stateful stream processor for async Rust services.
+//!
+//! **Strandline is** a library: inside a service that already runs tokio it runs *jobs* – dataflows of typed operators with keyed
+//! state – and takes checkpoints of them, so that after a panic, an error or `kill -9` a job goes on from the last one, and
+//! what it writes appears exactly once. The model is Apache Flink's; there is no cluster to run.
+//!
+//! **It is not** a server, a SQL engine, a cluster manager or an actor framework. It elects no leader and opens no port.
+//!
+//! ```
+//! use std::time::Duration;
+//! use strandline::prelude::*;
+//!
+//! /// Emits the average of every two values of a key.
+//! struct CountWindowAverage {
+//!     sum: ValueState<(u64, u64)>,
+//! }
+//!
+//! impl Operator for CountWindowAverage {
+//!     type Key = u64;
+//!     type Out = (u64, u64);
+//! }
+//!
+//! impl Handler<(u64, u64)> for CountWindowAverage {
+//!     fn handle(&mut self, (key, value): (u64, u64), ctx: &mut Context<'_, Self>) -> Result {
+//!         let (count, sum) = self.sum.get(ctx).unwrap_or_default();
+//!         match (count + 1, sum + value) {
+//!             (2, sum) => {
+//!                 self.sum.clear(ctx);
+//!                 ctx.emit((key, sum / 2));
+//!             }
+//!             next => self.sum.set(ctx, next),
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result {
+//!     let env = Environment::builder()
+//!         .parallelism(2)
+//!         .checkpointing(Checkpointing::every(Duration::from_secs(5)))
+//!         .restart(RestartStrategy::fixed_delay(3, Duration::from_secs(1)))
+//!         .build()?;
+//!
+//!     let averages = Collect::new();
+//!     env.source("pairs", Iter::new([(1, 3), (1, 5), (1, 7), (1, 4), (1, 2)]))
+//!         .key_by(|(key, _)| *key)
+//!         .process("average", |setup| Ok(CountWindowAverage { sum: setup.value_state("sum")? }))
+//!         .sink("averages", averages.clone());
+//!
+//!     let job = env.start("averages").await?; // a JobHandle; `env.execute(name)` starts and waits
+//!     job.wait().await?;
+//!     assert_eq!(averages.records(), [(1, 4), (1, 5)]);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Checkpoints that outlive the process need a place: add `.storage(FileSystem::at("checkpoints"))`, and the same program
+//! started again goes on where it was killed.
+//!
+//! # Where to look
+//!
+//! | to | see |
+//! |---|---|
+//! | describe and start a job | [`Environment`], [`Stream`], [`KeyedStream`] |
+//! | write an operator | [`Operator`], [`Handler`], [`Context`], [`Setup`] |
+//! | keep state | [`state`]: [`ValueState`], [`ListState`], [`MapState`], [`ReducingState`], [`AggregatingState`], [`SplitListState`] |
+//! | read and write | [`connectors`]; your own by [`Source`] and [`Sink`] |
+//! | set checkpoints and restarts | [`Checkpointing`], [`RestartStrategy`], [`storage`] |
+//! | watch and stop a job | [`JobHandle`], [`JobStatus`], [`JobEvent`] |
+//! | know what went wrong | [`Error`], [`ErrorKind`] |
+//!
+//! Panics of user code are caught and restart the job, so a program must not be built with `panic = "abort"`.
+
+#[cfg(not(panic = "unwind"))]
+compile_error!("strandline restarts operators that panic: build with panic = \"unwind\"");
+
+mod channel;
+pub mod checkpoint;
+pub mod connectors;
+mod dataflow;
+mod error;
+mod job;
+mod operator;
+mod pool;
+pub mod restart;
+mod runtime;
+pub mod state;
+pub mod storage;
+pub mod types;
+
+pub use checkpoint::{Checkpointing, Retention};
+pub use dataflow::{Edge, KeyedStream, Pipe, Stream};
+pub use error::{BoxError, Error, ErrorKind, Result};
+pub use job::{CompletedCheckpoint, Environment, EnvironmentBuilder, JobEvent, JobHandle, JobStatus};
+pub use operator::{
+    BoxFuture, Context, Handler, Operator, OperatorContext, RecoveryContext, Setup, Sink, SinkWriter, Source,
+    SourceReader, SubtaskContext, Unkeyed,
+};
+pub use restart::RestartStrategy;
+
+#[doc(no_inline)]
+pub use state::{
+    Aggregate, AggregatingState, Key, ListState, MapState, ReducingState, SplitListState, StateValue,
+    ValueState,
+};
+
+/// Everything that a job's code usually names.
+pub mod prelude {
+    pub use crate::connectors::{Collect, FileSink, Iter, Print, SourceExt, TextFiles};
+    pub use crate::state::{
+        Aggregate, AggregatingState, ListState, MapState, ReducingState, SplitListState, ValueState,
+    };
+    pub use crate::storage::{FileSystem, Memory};
+    pub use crate::{BoxFuture, RecoveryContext, SinkWriter, SourceReader, SubtaskContext};
+    pub use crate::{
+        Checkpointing, Context, Environment, Error, ErrorKind, Handler, JobEvent, JobHandle, JobStatus,
+        KeyedStream, Operator, OperatorContext, Pipe, RestartStrategy, Result, Retention, Setup, Sink,
+        Source, Stream, Unkeyed,
+    };
+}
+
+/// The code in the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

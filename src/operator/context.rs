@@ -1,0 +1,138 @@
+//! What a handler sees: the current key, the states, and the way out.
+
+use super::{Operator, Output};
+use crate::state::{Key, KeyedAccess, OperatorAccess, StateStore};
+use std::fmt;
+
+/// The key type of an operator without keys. It is no [`Key`](crate::Key), so keyed state does not compile there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Unkeyed;
+
+/// Everything an operator has beside itself.
+pub struct Core<Out> {
+    pub(crate) states: StateStore,
+    pub(crate) out: Output<Out>,
+}
+
+impl<Out> Core<Out> {
+    pub(crate) fn new(states: StateStore) -> Self {
+        Self { states, out: Output::default() }
+    }
+}
+
+impl<Out> fmt::Debug for Core<Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Core")
+    }
+}
+
+/// Given to [`Handler::handle`](super::Handler::handle) with each record.
+///
+/// The states live in here, and handles are slots into them: `&ctx` reads, `&mut ctx` writes, so no reference into a state
+/// survives a write.
+pub struct Context<'a, O: Operator> {
+    pub(super) key: &'a O::Key,
+    pub(super) hash: u64,
+    pub(super) core: &'a mut Core<O::Out>,
+}
+
+impl<'a, O: Operator> Context<'a, O> {
+    /// The key of the record at hand. Does not borrow the context, so `ctx.emit((*ctx.key(), n))` works.
+    #[inline]
+    #[must_use]
+    pub fn key(&self) -> &'a O::Key {
+        self.key
+    }
+
+    /// Sends one record on. It goes into a buffer that is emptied after a few records; for many outputs of one record use
+    /// [`emit_iter`](Self::emit_iter), which holds only what there is room for.
+    #[inline]
+    pub fn emit(&mut self, record: O::Out) {
+        self.core.out.push(record);
+    }
+
+    /// Sends on what an iterator gives, pulled only as there is room downstream: one record may give millions of outputs in
+    /// constant memory. What is emitted afterwards comes afterwards. To emit what a state holds, collect it first: the iterator
+    /// cannot borrow from the state. The iterator must not depend on later changes of state:
+    /// it may run when this call is long over, but always before the next checkpoint.
+    pub fn emit_iter<I>(&mut self, records: I)
+    where
+        I: IntoIterator<Item = O::Out>,
+        I::IntoIter: 'static,
+    {
+        self.core.out.push_iter(records.into_iter());
+    }
+}
+
+impl<O: Operator> fmt::Debug for Context<'_, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Context")
+    }
+}
+
+impl<O: Operator> KeyedAccess for Context<'_, O>
+where
+    O::Key: Key,
+{
+    type Key = O::Key;
+
+    #[inline]
+    fn states(&self) -> (&StateStore, &O::Key, u64) {
+        (&self.core.states, self.key, self.hash)
+    }
+
+    #[inline]
+    fn states_mut(&mut self) -> (&mut StateStore, &O::Key, u64) {
+        (&mut self.core.states, self.key, self.hash)
+    }
+}
+
+impl<O: Operator> OperatorAccess for Context<'_, O> {
+    #[inline]
+    fn store(&self) -> &StateStore {
+        &self.core.states
+    }
+
+    #[inline]
+    fn store_mut(&mut self) -> &mut StateStore {
+        &mut self.core.states
+    }
+}
+
+/// Given to an operator where no record is at hand: [`open`](Operator::open) and [`finish`](Operator::finish). There is no key,
+/// so keyed state does not compile here; operator state does.
+pub struct OperatorContext<'a, O: Operator> {
+    pub(super) core: &'a mut Core<O::Out>,
+}
+
+impl<O: Operator> OperatorContext<'_, O> {
+    /// Sends one record on; see [`Context::emit`].
+    pub fn emit(&mut self, record: O::Out) {
+        self.core.out.push(record);
+    }
+
+    /// Sends on what an iterator gives; see [`Context::emit_iter`].
+    pub fn emit_iter<I>(&mut self, records: I)
+    where
+        I: IntoIterator<Item = O::Out>,
+        I::IntoIter: 'static,
+    {
+        self.core.out.push_iter(records.into_iter());
+    }
+}
+
+impl<O: Operator> fmt::Debug for OperatorContext<'_, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OperatorContext")
+    }
+}
+
+impl<O: Operator> OperatorAccess for OperatorContext<'_, O> {
+    fn store(&self) -> &StateStore {
+        &self.core.states
+    }
+
+    fn store_mut(&mut self) -> &mut StateStore {
+        &mut self.core.states
+    }
+}

@@ -1,0 +1,90 @@
+//! The two ends of an edge: a head that takes plain records from it, and the stage that puts records onto it.
+
+use super::stage::pass_on;
+use super::{Chain, Control, Push, Read};
+use crate::channel::{AnyBatch, Batch, Element, Flow, Route};
+use crate::error::{Error, ErrorKind, Result};
+use std::marker::PhantomData;
+use std::task::Context as TaskContext;
+
+/// The head of a chain whose first operator has no keys.
+#[derive(Debug)]
+pub struct EdgeHead<T, D> {
+    down: D,
+    takes: PhantomData<fn(T)>,
+}
+
+impl<T: 'static, D: Push<T>> EdgeHead<T, D> {
+    /// In front of `down`.
+    pub fn new(down: D) -> Self {
+        Self { down, takes: PhantomData }
+    }
+}
+
+impl<T: 'static, D: Push<T>> Chain for EdgeHead<T, D> {
+    fn on_batch(&mut self, batch: &mut AnyBatch) -> Result<Flow> {
+        let Some(Batch { items, hashes }) = batch.downcast_mut::<Batch<T>>() else {
+            return Err(Error::new(ErrorKind::Internal, "a channel carried records of another type").into());
+        };
+        hashes.clear();
+        let mut rest = Vec::new();
+        let mut flow = Flow::Ready;
+        {
+            let mut records = items.drain(..);
+            while let Some(record) = records.next() {
+                if self.down.push(record)? == Flow::Full {
+                    flow = Flow::Full;
+                    rest.extend(records);
+                    break;
+                }
+            }
+        }
+        items.append(&mut rest);
+        Ok(flow)
+    }
+
+    fn read(&mut self, _: &mut TaskContext<'_>) -> Result<Read> {
+        Ok(Read::Waiting)
+    }
+
+    pass_on!();
+}
+
+/// The end of a chain: puts records onto an edge. Barriers and ends go through every channel, behind the records before them.
+#[derive(Debug)]
+pub struct RouteStage<R>(pub R);
+
+impl<T: 'static, R: Route<T>> Push<T> for RouteStage<R> {
+    #[inline]
+    fn push(&mut self, record: T) -> Result<Flow> {
+        self.0.push(record)
+    }
+
+    fn resume(&mut self, _: &mut TaskContext<'_>) -> Result<Flow> {
+        Ok(self.0.resume())
+    }
+
+    fn finish(&mut self) -> Result<Flow> {
+        Ok(Flow::Ready)
+    }
+
+    fn tend(&mut self, _: &mut TaskContext<'_>) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn control(&mut self, control: &mut Control<'_>) -> Result {
+        match *control {
+            Control::Flush => self.0.flush(),
+            Control::Snapshot { barrier, .. } => self.0.broadcast(|| Element::Barrier(barrier)),
+            Control::Cancel(checkpoint) => self.0.broadcast(|| Element::CancelBarrier(checkpoint)),
+            Control::End => self.0.broadcast(|| Element::End),
+            Control::Notify => self.0.notify(),
+            Control::Open
+            | Control::Prepare(_)
+            | Control::Complete(_)
+            | Control::Aborted(_)
+            | Control::Close => {}
+        }
+        Ok(())
+    }
+}

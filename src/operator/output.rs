@@ -1,0 +1,180 @@
+//! What an operator has emitted and the chain has not yet taken.
+
+use super::Push;
+use crate::channel::Flow;
+use crate::error::Result;
+use std::collections::VecDeque;
+use std::fmt;
+
+/// How many records an iterator gives before the subtask looks up: some 10 to 100 microseconds.
+pub(super) const STRETCH: usize = 1024;
+
+/// A buffer of single records behind a queue of what stalls: rests of the buffer, and iterators that are pulled as there is room.
+pub struct Output<T> {
+    stalled: VecDeque<Stalled<T>>,
+    items: Vec<T>,
+    /// Whether the last drain stopped for others to have their turn, not for want of room.
+    paused: bool,
+}
+
+enum Stalled<T> {
+    Rest(std::vec::IntoIter<T>),
+    Iter(Box<dyn Iterator<Item = T>>),
+}
+
+impl<T> Iterator for Stalled<T> {
+    type Item = T;
+
+    #[inline]
+    fn next(&mut self) -> Option<T> {
+        match self {
+            Self::Rest(rest) => rest.next(),
+            Self::Iter(iter) => iter.next(),
+        }
+    }
+}
+
+impl<T> Default for Output<T> {
+    fn default() -> Self {
+        Self { stalled: VecDeque::new(), items: Vec::new(), paused: false }
+    }
+}
+
+impl<T: 'static> Output<T> {
+    #[inline]
+    pub(super) fn push(&mut self, record: T) {
+        self.items.push(record);
+    }
+
+    pub(super) fn push_iter(&mut self, iter: impl Iterator<Item = T> + 'static) {
+        if !self.items.is_empty() {
+            self.stalled.push_back(Stalled::Rest(std::mem::take(&mut self.items).into_iter()));
+        }
+        self.stalled.push_back(Stalled::Iter(Box::new(iter)));
+    }
+
+    /// Whether the chain should take what is here before the next record: the buffer is long, or something stalls.
+    #[inline]
+    pub(super) fn wants_drain(&self) -> bool {
+        self.items.len() >= 256 || !self.stalled.is_empty()
+    }
+
+    /// Whether the last [`drain`](Self::drain) stopped although there was room: call it again, after others had their turn.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Passes everything on, in the order in which it was emitted, until there is no room, or an iterator has given many.
+    #[inline]
+    pub(super) fn drain(&mut self, down: &mut impl Push<T>) -> Result<Flow> {
+        if !self.stalled.is_empty() && self.drain_stalled(down)? == Flow::Full {
+            return Ok(Flow::Full);
+        }
+        let mut items = self.items.drain(..);
+        while let Some(record) = items.next() {
+            if down.push(record)? == Flow::Full {
+                // The rest moves once, behind a cursor, so that a long rest costs nothing more per stall.
+                let rest: Vec<T> = items.collect();
+                if !rest.is_empty() {
+                    self.stalled.push_back(Stalled::Rest(rest.into_iter()));
+                }
+                return Ok(Flow::Full);
+            }
+        }
+        Ok(Flow::Ready)
+    }
+
+    #[cold]
+    fn drain_stalled(&mut self, down: &mut impl Push<T>) -> Result<Flow> {
+        self.paused = false;
+        let mut left = STRETCH;
+        while let Some(front) = self.stalled.front_mut() {
+            for record in front.by_ref().take(left) {
+                left -= 1;
+                if down.push(record)? == Flow::Full {
+                    return Ok(Flow::Full);
+                }
+            }
+            if left == 0 {
+                self.paused = true;
+                return Ok(Flow::Full);
+            }
+            self.stalled.pop_front();
+        }
+        Ok(Flow::Ready)
+    }
+}
+
+impl<T> fmt::Debug for Output<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output")
+            .field("stalled", &self.stalled.len())
+            .field("items", &self.items.len())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::Control;
+    use std::task::Context as TaskContext;
+
+    /// Takes `room` records between two resumes.
+    #[derive(Default)]
+    struct Narrow {
+        room: usize,
+        taken: Vec<u32>,
+    }
+
+    impl Push<u32> for Narrow {
+        fn push(&mut self, record: u32) -> Result<Flow> {
+            assert!(self.room > 0, "pushed after Full");
+            self.taken.push(record);
+            self.room -= 1;
+            Ok(if self.room == 0 { Flow::Full } else { Flow::Ready })
+        }
+        fn resume(&mut self, _: &mut TaskContext<'_>) -> Result<Flow> {
+            Ok(Flow::Ready)
+        }
+        fn finish(&mut self) -> Result<Flow> {
+            Ok(Flow::Ready)
+        }
+        fn tend(&mut self, _: &mut TaskContext<'_>) -> Result<bool> {
+            Ok(true)
+        }
+        fn control(&mut self, _: &mut Control<'_>) -> Result {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn everything_comes_in_the_order_of_emission_however_narrow_the_way() {
+        for room in 1..12 {
+            let mut output = Output::default();
+            output.push(0);
+            output.push(1);
+            output.push_iter(2..5);
+            output.push(5);
+            output.push_iter(6..8);
+            output.push(8);
+            let mut down = Narrow { room, ..Narrow::default() };
+            let mut rounds = 0;
+            while output.drain(&mut down).unwrap() == Flow::Full {
+                down.room = room;
+                rounds += 1;
+                assert!(rounds < 20);
+            }
+            assert_eq!(down.taken, (0..9).collect::<Vec<_>>(), "room {room}");
+        }
+    }
+
+    #[test]
+    fn an_iterator_is_pulled_only_as_far_as_there_is_room() {
+        let mut output = Output::default();
+        output.push_iter(0..u32::MAX);
+        let mut down = Narrow { room: 3, ..Narrow::default() };
+        assert_eq!(output.drain(&mut down).unwrap(), Flow::Full);
+        assert_eq!(down.taken, [0, 1, 2]);
+    }
+}

@@ -1,0 +1,300 @@
+//! The end of a chain: a sink, its writer, and the ledger of what it has prepared and not yet committed.
+
+use super::stage::in_operator;
+use super::{Control, OperatorSnapshot, Push, Sink, SinkWriter};
+use crate::channel::Flow;
+use crate::checkpoint::metadata::{Distribution, StateSchema};
+use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::pool::{Scope, Task};
+use crate::state::{ListSnapshot, StoreSnapshot, codec};
+use crate::types::{CheckpointId, OperatorId};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context as TaskContext, Poll};
+use tokio::sync::oneshot;
+
+/// What is said of a sink whose code gave an error.
+const FAILED: &str = "a sink failed";
+
+/// The name under which a sink's pending commits are kept.
+pub const COMMITS_STATE: &str = "commits";
+
+/// What a checkpoint says about a sink's commits.
+#[must_use]
+pub fn commits_schema() -> StateSchema {
+    StateSchema { kind: "sink-commits".into(), key: String::new(), value: String::new() }
+}
+
+/// What a sink still prepares for a checkpoint: its pending commits, once it has.
+#[derive(Debug)]
+pub struct SinkSnapshot(oneshot::Receiver<Result<ListSnapshot, Error>>);
+
+impl SinkSnapshot {
+    /// Waits for the sink.
+    ///
+    /// # Errors
+    /// When it failed to prepare; its subtask fails, too.
+    pub async fn wait(self) -> Result<ListSnapshot, Error> {
+        match self.0.await {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(ErrorKind::Failed, "a sink stopped preparing")),
+        }
+    }
+}
+
+/// Commits by the checkpoint they were prepared for. A checkpoint holds all of them that are not yet known to be committed, so one
+/// that was given up is made up for by the next.
+#[derive(Debug)]
+struct Ledger<C> {
+    pending: BTreeMap<CheckpointId, Vec<C>>,
+    failure: Option<Error>,
+}
+
+type SharedLedger<C> = Arc<Mutex<Ledger<C>>>;
+
+fn open<C>(ledger: &SharedLedger<C>) -> std::sync::MutexGuard<'_, Ledger<C>> {
+    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes records, prepares at barriers, commits on completion.
+pub struct SinkStage<T, S: Sink<T>> {
+    id: OperatorId,
+    sink: S,
+    writer: Writer<S::Writer>,
+    /// Whether something was written since the last flush.
+    dirty: bool,
+    scope: Scope,
+    ledger: SharedLedger<S::Commit>,
+    /// The newest preparation. Each waits for the one before it, so the ledger fills in order.
+    preparing: Option<Task<()>>,
+    last_prepared: Option<oneshot::Receiver<()>>,
+    /// The newest checkpoint known to be complete and not yet committed.
+    wanted: Option<CheckpointId>,
+    committing: Option<(CheckpointId, Task<Result>)>,
+}
+
+enum Writer<W> {
+    Here(W),
+    Flushing(LocalBoxFuture<'static, (W, Result)>),
+    Gone,
+}
+
+impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
+    /// A stage that writes with `writer`. Preparations and commits run in `scope`.
+    pub fn new(id: OperatorId, sink: S, writer: S::Writer, scope: Scope) -> Self {
+        Self {
+            id,
+            sink,
+            writer: Writer::Here(writer),
+            dirty: false,
+            scope,
+            ledger: Arc::new(Mutex::new(Ledger { pending: BTreeMap::new(), failure: None })),
+            preparing: None,
+            last_prepared: None,
+            wanted: None,
+            committing: None,
+        }
+    }
+
+    fn flush(&mut self) {
+        if !std::mem::take(&mut self.dirty) {
+            return;
+        }
+        if let Writer::Here(mut writer) = std::mem::replace(&mut self.writer, Writer::Gone) {
+            self.writer = Writer::Flushing(Box::pin(async move {
+                let result = writer.flush().await;
+                (writer, result)
+            }));
+        }
+    }
+
+    fn poll_flush(&mut self, task: &mut TaskContext<'_>) -> Result<Flow> {
+        let Writer::Flushing(flushing) = &mut self.writer else { return Ok(Flow::Ready) };
+        match flushing.as_mut().poll(task) {
+            Poll::Pending => Ok(Flow::Full),
+            Poll::Ready((writer, result)) => {
+                self.writer = Writer::Here(writer);
+                result?;
+                Ok(Flow::Ready)
+            }
+        }
+    }
+
+    /// Begins to prepare what was written so far, for `checkpoint`. It runs to its end whatever becomes of the checkpoint.
+    fn prepare(&mut self, checkpoint: CheckpointId) -> Result<SinkSnapshot> {
+        let Writer::Here(writer) = &mut self.writer else { return Err(lost(&self.id)) };
+        self.dirty = false;
+        let preparation = writer.prepare()?;
+        let ledger = Arc::clone(&self.ledger);
+        let id = self.id.clone();
+        let before = self.last_prepared.take();
+        let (prepared, last_prepared) = oneshot::channel();
+        let (result, snapshot) = oneshot::channel();
+        self.last_prepared = Some(last_prepared);
+        self.preparing = Some(self.scope.spawn(async move {
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            let outcome = std::panic::AssertUnwindSafe(preparation).catch_unwind().await;
+            let outcome = outcome.unwrap_or_else(|panic| {
+                Err(format!("panicked while preparing: {}", crate::pool::panic_message(&*panic)).into())
+            });
+            let _ = result.send(record_prepared(&ledger, checkpoint, outcome, &id));
+            drop(prepared);
+        }));
+        Ok(SinkSnapshot(snapshot))
+    }
+
+    fn tend_commits(&mut self, task: &mut TaskContext<'_>) -> Result<bool> {
+        let preparing = match &mut self.preparing {
+            Some(preparing) => match preparing.poll_unpin(task) {
+                Poll::Pending => true,
+                Poll::Ready(result) => {
+                    self.preparing = None;
+                    result?;
+                    false
+                }
+            },
+            None => false,
+        };
+        if let Some(failure) = open(&self.ledger).failure.clone() {
+            return Err(failure.into());
+        }
+        loop {
+            if let Some((checkpoint, commit)) = &mut self.committing {
+                let checkpoint = *checkpoint;
+                match commit.poll_unpin(task) {
+                    Poll::Pending => return Ok(false),
+                    Poll::Ready(result) => {
+                        self.committing = None;
+                        result??;
+                        open(&self.ledger).pending.retain(|prepared, _| *prepared > checkpoint);
+                    }
+                }
+            }
+            // One commit at a time, and all of a checkpoint's in one: so they happen in order of ids.
+            let Some(checkpoint) = self.wanted.take() else { return Ok(!preparing) };
+            let commits: Vec<S::Commit> = open(&self.ledger)
+                .pending
+                .range(..=checkpoint)
+                .flat_map(|(_, commits)| commits.iter().cloned())
+                .collect();
+            if !commits.is_empty() {
+                let sink = self.sink.clone();
+                let task = self.scope.spawn(async move { sink.commit(commits).await });
+                self.committing = Some((checkpoint, task));
+            }
+        }
+    }
+}
+
+fn lost(id: &OperatorId) -> BoxError {
+    Error::new(ErrorKind::Internal, "a sink was given a record while it was flushing").operator(id).into()
+}
+
+/// Enters what was prepared, and returns everything a checkpoint must now hold.
+fn record_prepared<C: serde::Serialize>(
+    ledger: &SharedLedger<C>,
+    checkpoint: CheckpointId,
+    outcome: Result<Vec<C>>,
+    id: &OperatorId,
+) -> Result<ListSnapshot, Error> {
+    let mut ledger = open(ledger);
+    if let Some(failure) = &ledger.failure {
+        return Err(failure.clone());
+    }
+    let elements = outcome.and_then(|commits| {
+        if !commits.is_empty() {
+            ledger.pending.entry(checkpoint).or_default().extend(commits);
+        }
+        let all = ledger.pending.values().flatten();
+        Ok(all.map(codec::encode).collect::<Result<Vec<_>, _>>()?)
+    });
+    match elements {
+        Ok(elements) => Ok(ListSnapshot {
+            name: COMMITS_STATE.into(),
+            schema: commits_schema(),
+            distribution: Distribution::Split,
+            elements,
+        }),
+        Err(cause) => {
+            // What was written is gone for this run: no later checkpoint may pretend otherwise.
+            let failure = Error::from_cause(ErrorKind::Failed, "a sink failed to prepare its output", cause)
+                .operator(id)
+                .checkpoint(checkpoint);
+            ledger.failure = Some(failure.clone());
+            Err(failure)
+        }
+    }
+}
+
+impl<T: 'static, S: Sink<T>> Push<T> for SinkStage<T, S> {
+    #[inline]
+    fn push(&mut self, record: T) -> Result<Flow> {
+        // A clone would cost per record: the guard borrows the uid beside what it guards.
+        let Self { id, writer, dirty, .. } = self;
+        let is_full = in_operator(id, FAILED, || match writer {
+            Writer::Here(writer) => {
+                *dirty = true;
+                writer.write(record)?;
+                Ok(writer.is_full())
+            }
+            Writer::Flushing(_) | Writer::Gone => Err(lost(id)),
+        })?;
+        if !is_full {
+            return Ok(Flow::Ready);
+        }
+        self.flush();
+        Ok(Flow::Full)
+    }
+
+    fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow> {
+        let id = self.id.clone();
+        Ok(in_operator(&id, FAILED, || self.poll_flush(task))?)
+    }
+
+    fn finish(&mut self) -> Result<Flow> {
+        Ok(Flow::Ready)
+    }
+
+    fn tend(&mut self, task: &mut TaskContext<'_>) -> Result<bool> {
+        let id = self.id.clone();
+        Ok(in_operator(&id, FAILED, || self.tend_commits(task))?)
+    }
+
+    fn control(&mut self, control: &mut Control<'_>) -> Result {
+        let id = self.id.clone();
+        in_operator(&id, FAILED, || match control {
+            Control::Snapshot { barrier, snapshots } => self.prepare(barrier.checkpoint).map(|sink| {
+                let states = StoreSnapshot { keyed: Vec::new(), lists: Vec::new() };
+                snapshots.push(OperatorSnapshot { operator: id.clone(), states, sink: Some(sink) });
+            }),
+            Control::Prepare(checkpoint) => self.prepare(*checkpoint).map(drop),
+            Control::Complete(checkpoint) => {
+                self.wanted = self.wanted.max(Some(*checkpoint));
+                Ok(())
+            }
+            // Output that waits for more of it should not wait long.
+            Control::Flush => {
+                self.flush();
+                Ok(())
+            }
+            Control::Open
+            | Control::Cancel(_)
+            | Control::End
+            | Control::Aborted(_)
+            | Control::Notify
+            | Control::Close => Ok(()),
+        })?;
+        Ok(())
+    }
+}
+
+impl<T, S: Sink<T>> fmt::Debug for SinkStage<T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SinkStage").field("operator", &self.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,142 @@
+//! The head of a chain that begins with a source.
+
+use super::stage::{FAILED, in_operator};
+use super::{Chain, Control, OperatorSnapshot, Push, Read, Source, SourceReader};
+use crate::channel::{AnyBatch, Flow};
+use crate::checkpoint::metadata::{Distribution, StateSchema};
+use crate::error::{Error, ErrorKind, Result};
+use crate::state::{ListSnapshot, StoreSnapshot, codec};
+use crate::types::OperatorId;
+use futures::future::LocalBoxFuture;
+use std::task::{Context as TaskContext, Poll};
+
+/// The name under which a source's splits are kept.
+pub const SPLITS_STATE: &str = "splits";
+
+/// How many records are read before the subtask looks up.
+const SLICE: usize = 256;
+
+/// What a checkpoint says about a source's splits.
+#[must_use]
+pub fn splits_schema() -> StateSchema {
+    StateSchema { kind: "source-splits".into(), key: String::new(), value: String::new() }
+}
+
+/// Reads a source and pushes what it gives, one record at a time: between any two of them the reader's position and what was
+/// emitted agree.
+pub struct SourceHead<S: Source, D> {
+    id: OperatorId,
+    reader: Reader<S::Reader>,
+    /// Where the reader is, while it is lent to the future that waits.
+    position: Vec<S::Split>,
+    ended: bool,
+    down: D,
+}
+
+enum Reader<R> {
+    Here(R),
+    Waiting(LocalBoxFuture<'static, (R, Result<bool>)>),
+    Gone,
+}
+
+impl<S: Source, D: Push<S::Record>> SourceHead<S, D> {
+    /// A head that reads with `reader`.
+    pub fn new(id: OperatorId, reader: S::Reader, down: D) -> Self {
+        Self { id, reader: Reader::Here(reader), position: Vec::new(), ended: false, down }
+    }
+
+    fn read_slice(&mut self, task: &mut TaskContext<'_>) -> Result<Read> {
+        if self.ended {
+            return Ok(Read::Ended);
+        }
+        if let Reader::Waiting(waiting) = &mut self.reader {
+            match waiting.as_mut().poll(task) {
+                Poll::Pending => return Ok(Read::Waiting),
+                Poll::Ready((reader, ready)) => {
+                    self.reader = Reader::Here(reader);
+                    if !ready? {
+                        self.ended = true;
+                        return Ok(Read::Ended);
+                    }
+                }
+            }
+        }
+        let Reader::Here(reader) = &mut self.reader else {
+            return Err(Error::new(ErrorKind::Internal, "a source's reader was lost").into());
+        };
+        for _ in 0..SLICE {
+            match reader.next()? {
+                Some(record) => {
+                    if self.down.push(record)? == Flow::Full {
+                        return Ok(Read::Full);
+                    }
+                }
+                None => {
+                    self.wait();
+                    return Ok(Read::More);
+                }
+            }
+        }
+        Ok(Read::More)
+    }
+
+    fn wait(&mut self) {
+        if let Reader::Here(mut reader) = std::mem::replace(&mut self.reader, Reader::Gone) {
+            self.position = reader.splits();
+            self.reader = Reader::Waiting(Box::pin(async move {
+                let ready = reader.ready().await;
+                (reader, ready)
+            }));
+        }
+    }
+
+    fn snapshot(&self) -> Result<ListSnapshot> {
+        let current;
+        let splits = match &self.reader {
+            Reader::Here(reader) => {
+                current = reader.splits();
+                &current
+            }
+            Reader::Waiting(_) | Reader::Gone => &self.position,
+        };
+        let elements = splits.iter().map(codec::encode).collect::<Result<Vec<_>, _>>()?;
+        Ok(ListSnapshot {
+            name: SPLITS_STATE.into(),
+            schema: splits_schema(),
+            distribution: Distribution::Split,
+            elements,
+        })
+    }
+}
+
+impl<S: Source, D: Push<S::Record>> Chain for SourceHead<S, D> {
+    fn on_batch(&mut self, _: &mut AnyBatch) -> Result<Flow> {
+        Err(Error::new(ErrorKind::Internal, "a source was given records").operator(&self.id).into())
+    }
+
+    fn read(&mut self, task: &mut TaskContext<'_>) -> Result<Read> {
+        let id = self.id.clone();
+        Ok(in_operator(&id, FAILED, || self.read_slice(task))?)
+    }
+
+    fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow> {
+        self.down.resume(task)
+    }
+
+    fn finish(&mut self) -> Result<Flow> {
+        self.down.finish()
+    }
+
+    fn tend(&mut self, task: &mut TaskContext<'_>) -> Result<bool> {
+        self.down.tend(task)
+    }
+
+    fn control(&mut self, control: &mut Control<'_>) -> Result {
+        if let Control::Snapshot { snapshots, .. } = control {
+            let splits = in_operator(&self.id, FAILED, || self.snapshot())?;
+            let states = StoreSnapshot { keyed: Vec::new(), lists: vec![splits] };
+            snapshots.push(OperatorSnapshot { operator: self.id.clone(), states, sink: None });
+        }
+        self.down.control(control)
+    }
+}

@@ -1,0 +1,178 @@
+//! How a chain is fused: stages push into each other, known to the compiler, and only the head is a trait object.
+
+use super::SinkSnapshot;
+use crate::channel::{AnyBatch, Barrier, Flow};
+use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::state::StoreSnapshot;
+use crate::types::{CheckpointId, OperatorId};
+use std::cell::RefCell;
+use std::fmt;
+use std::task::Context as TaskContext;
+
+/// A stage of a chain: takes records, and passes on what it makes of them to the stage it owns.
+pub trait Push<T>: 'static {
+    /// Takes one record. [`Flow::Full`]: it *is* taken, but give no more until [`resume`](Self::resume) says ready.
+    fn push(&mut self, record: T) -> Result<Flow>;
+
+    /// Goes on after `Full`: the end of the chain first, then what this stage still holds. `Ready` means that the chain
+    /// from here on is at rest: nothing suspended, everything emitted is in channels or buffers. When not ready, the task will be
+    /// woken.
+    fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow>;
+
+    /// The input has ended: emit what is left. Called again after a `Full` was resumed, until ready.
+    fn finish(&mut self) -> Result<Flow>;
+
+    /// Looks after what runs on the pool (commits). `true` when nothing is outstanding. Once per turn.
+    fn tend(&mut self, task: &mut TaskContext<'_>) -> Result<bool>;
+
+    /// Passes a control through the chain. Always taken; `Snapshot`, `Cancel` and `End` only come when the chain is at rest.
+    fn control(&mut self, control: &mut Control<'_>) -> Result;
+}
+
+/// What goes through a chain beside records.
+#[derive(Debug)]
+pub enum Control<'a> {
+    /// Before the first record.
+    Open,
+    /// The input has run out for the moment: send what the buffers hold.
+    Flush,
+    /// Snapshot every operator and send the barrier on.
+    Snapshot {
+        /// The barrier.
+        barrier: Barrier,
+        /// Where operators put their snapshots.
+        snapshots: &'a mut Vec<OperatorSnapshot>,
+    },
+    /// Send on that this checkpoint is not taken here.
+    Cancel(CheckpointId),
+    /// Send on that there are no more records.
+    End,
+    /// Sinks prepare, outside of a checkpoint: at the end of a job that takes none.
+    Prepare(CheckpointId),
+    /// This checkpoint is complete: commit what was prepared up to it.
+    Complete(CheckpointId),
+    /// This checkpoint was given up.
+    Aborted(CheckpointId),
+    /// The turn ends: wake the peers that sleep.
+    Notify,
+    /// After the last record, before the operators are dropped; also after an error.
+    Close,
+}
+
+/// What one operator gives to a checkpoint at a barrier.
+#[derive(Debug)]
+pub struct OperatorSnapshot {
+    /// Its uid.
+    pub operator: OperatorId,
+    /// Its states, frozen.
+    pub states: StoreSnapshot,
+    /// What a sink is still preparing.
+    pub sink: Option<SinkSnapshot>,
+}
+
+/// One subtask's operators, fused: the only trait object on the data path.
+pub trait Chain {
+    /// Takes records out of a batch. On [`Flow::Full`] the rest stays in it: call again after a resume.
+    fn on_batch(&mut self, batch: &mut AnyBatch) -> Result<Flow>;
+
+    /// Reads from the source at the head, if there is one.
+    fn read(&mut self, task: &mut TaskContext<'_>) -> Result<Read>;
+
+    /// See [`Push::resume`].
+    fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow>;
+
+    /// See [`Push::finish`].
+    fn finish(&mut self) -> Result<Flow>;
+
+    /// See [`Push::tend`].
+    fn tend(&mut self, task: &mut TaskContext<'_>) -> Result<bool>;
+
+    /// See [`Push::control`].
+    fn control(&mut self, control: &mut Control<'_>) -> Result;
+}
+
+impl fmt::Debug for dyn Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Chain")
+    }
+}
+
+/// What reading a source gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// Some records; there may be more at once.
+    More,
+    /// Some records, and now the chain is full.
+    Full,
+    /// Nothing at hand; the task will be woken.
+    Waiting,
+    /// Nothing ever again.
+    Ended,
+}
+
+/// What a stage without a state of its own does with everything but records: it passes it on.
+macro_rules! pass_on {
+    () => {
+        fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow> {
+            self.down.resume(task)
+        }
+
+        fn finish(&mut self) -> Result<Flow> {
+            self.down.finish()
+        }
+
+        fn tend(&mut self, task: &mut TaskContext<'_>) -> Result<bool> {
+            self.down.tend(task)
+        }
+
+        fn control(&mut self, control: &mut Control<'_>) -> Result {
+            self.down.control(control)
+        }
+    };
+}
+pub(super) use pass_on;
+
+thread_local! {
+    static BLAMED: RefCell<Option<OperatorId>> = const { RefCell::new(None) };
+}
+
+/// What is said of an operator whose code, or that of plain stages after it, gave an error.
+pub(super) const FAILED: &str = "an operator, or a plain stage after it, failed";
+
+/// Runs code of the operator `id`. An error or a panic in it is put down to that operator, unless an operator further down the
+/// chain has already been named. `what` says what was being done. Costs nothing while all is well.
+#[inline]
+pub(crate) fn in_operator<T>(
+    id: &OperatorId,
+    what: &str,
+    code: impl FnOnce() -> Result<T>,
+) -> Result<T, Error> {
+    let blame = Blame(id);
+    let result = code();
+    std::mem::forget(blame);
+    result.map_err(|cause| failed(id, what, cause))
+}
+
+#[cold]
+fn failed(id: &OperatorId, what: &str, cause: BoxError) -> Error {
+    Error::from_cause(ErrorKind::Failed, what, cause).operator(id)
+}
+
+/// The operator whose code panicked last on this thread: the innermost one that unwound.
+pub(crate) fn take_blamed() -> Option<OperatorId> {
+    BLAMED.take()
+}
+
+/// Knows which operator runs, in case it panics.
+struct Blame<'a>(&'a OperatorId);
+
+impl Drop for Blame<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            BLAMED.with_borrow_mut(|blamed| {
+                blamed.get_or_insert_with(|| self.0.clone());
+            });
+        }
+    }
+}

@@ -1,0 +1,472 @@
+//! The actor round the pure checkpoint coordinator: feeds it events, carries out its actions.
+
+use super::messages::{CheckpointMessage, RegionCommand, RegionReport, SubtaskCommand, Terminate, messages};
+use super::snapshot::{SubtaskSnapshot, by_operator};
+use super::status::{CompletedCheckpoint, JobEvent};
+use crate::channel::Barrier;
+use crate::checkpoint::metadata::Manifest;
+use crate::checkpoint::{
+    Action, Checkpointing, Coordinator, Event, FailureReason, PersistFailure, RequestId, RequestKind,
+};
+use crate::dataflow::Layout;
+use crate::error::{Error, ErrorKind};
+use crate::pool::{Pool, Scope, Task};
+use crate::storage::{CompleteError, OwnedJob};
+use crate::types::{
+    Attempt, CheckpointId, Clock, JobName, MaxParallelism, Monotonic, Random, STABLE_HASH_VERSION, SubtaskId,
+    Timestamp,
+};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseActFuture,
+    SpawnHandle, WrapFuture,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{broadcast, oneshot};
+
+type Snapshot = Arc<SubtaskSnapshot>;
+
+/// What a coordinator needs.
+pub(crate) struct CoordinatorSettings {
+    pub(crate) job: JobName,
+    pub(crate) layout: Arc<Layout>,
+    /// `None` for no periodic checkpoints.
+    pub(crate) checkpointing: Option<Checkpointing>,
+    /// `None` for no checkpoints at all.
+    pub(crate) storage: Option<OwnedJob>,
+    pub(crate) max_parallelism: MaxParallelism,
+    pub(crate) pool: Pool,
+    pub(crate) clock: Clock,
+    pub(crate) random: Random,
+    pub(crate) events: broadcast::Sender<JobEvent>,
+}
+
+/// Drives the checkpoints of one job.
+pub(crate) struct CoordinatorActor {
+    settings: CoordinatorSettings,
+    rules: Coordinator<Snapshot>,
+    job: Recipient<RegionReport>,
+    region: Option<Recipient<RegionCommand>>,
+    scope: Scope,
+    attempt: Attempt,
+    first: bool,
+    subtasks: BTreeMap<SubtaskId, Recipient<SubtaskCommand>>,
+    sources: BTreeSet<SubtaskId>,
+    /// Source subtasks that have not reached their end.
+    reading: BTreeSet<SubtaskId>,
+    triggered: BTreeMap<CheckpointId, Triggered>,
+    requests: BTreeMap<RequestId, oneshot::Sender<Result<CheckpointId, Error>>>,
+    next_request: u64,
+    /// Who asked for a checkpoint while no attempt ran: asked for when one does.
+    early: Vec<oneshot::Sender<Result<CheckpointId, Error>>>,
+    suspended: Vec<oneshot::Sender<()>>,
+    timer: Option<(Monotonic, SpawnHandle)>,
+    over: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Triggered {
+    at: Monotonic,
+    wall: Timestamp,
+}
+
+/// What the pool gives back.
+enum Done {
+    Prepared(CheckpointId, Result<(), Error>),
+    Persisted(CheckpointId, u64, Result<u64, CompleteError>),
+    Cleaned(CheckpointId, Result<(), Error>),
+    Retired(CheckpointId, Result<(), Error>),
+}
+
+/// Tells the coordinator whom to tell when the job must fail.
+pub(crate) struct Supervise(pub(crate) Recipient<RegionCommand>);
+
+messages!(Done, Supervise);
+
+impl CoordinatorActor {
+    pub(crate) fn new(settings: CoordinatorSettings, job: Recipient<RegionReport>) -> Self {
+        let all: Vec<SubtaskId> = settings.layout.subtasks().map(|(_, id)| id).collect();
+        let sources: BTreeSet<SubtaskId> =
+            settings.layout.subtasks().filter(|(chain, _)| chain.has_source()).map(|(_, id)| id).collect();
+        let next = settings.storage.as_ref().map_or(CheckpointId(1), OwnedJob::next_checkpoint);
+        let retained = settings.storage.as_ref().map(OwnedJob::retained).unwrap_or_default();
+        let rules = Coordinator::new(
+            settings.checkpointing.as_ref(),
+            next,
+            retained,
+            all,
+            sources.iter().copied().collect(),
+        );
+        Self {
+            scope: Scope::new(settings.pool.clone()),
+            settings,
+            rules,
+            job,
+            region: None,
+            attempt: Attempt(0),
+            first: true,
+            subtasks: BTreeMap::new(),
+            reading: sources.clone(),
+            sources,
+            triggered: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            next_request: 0,
+            early: Vec::new(),
+            suspended: Vec::new(),
+            timer: None,
+            over: false,
+        }
+    }
+
+    fn feed(&mut self, event: Event<Snapshot>, ctx: &mut Context<Self>) {
+        let now = self.settings.clock.now();
+        let actions = self.rules.on(event, now);
+        for action in actions {
+            self.carry_out(action, ctx);
+        }
+        if !self.rules.is_committing() {
+            for waiting in self.suspended.drain(..) {
+                let _ = waiting.send(());
+            }
+        }
+        self.set_timer(ctx);
+    }
+
+    /// One timer, for the earliest thing the rules wait for.
+    fn set_timer(&mut self, ctx: &mut Context<Self>) {
+        let wanted = self.rules.deadline();
+        if self.timer.as_ref().map(|(at, _)| *at) == wanted {
+            return;
+        }
+        if let Some((_, timer)) = self.timer.take() {
+            ctx.cancel_future(timer);
+        }
+        if let Some(at) = wanted {
+            // A millisecond more: the timer must not fire before the clock shows the time.
+            let delay = at.since(self.settings.clock.now()) + Duration::from_millis(1);
+            let timer = ctx.run_later(delay, |coordinator, ctx| {
+                coordinator.timer = None;
+                coordinator.feed(Event::Timer, ctx);
+            });
+            self.timer = Some((at, timer));
+        }
+    }
+
+    fn carry_out(&mut self, action: Action<Snapshot>, ctx: &mut Context<Self>) {
+        let Some(storage) = self.settings.storage.clone() else { return };
+        match action {
+            Action::Prepare { checkpoint } => {
+                let now = Triggered { at: self.settings.clock.now(), wall: self.settings.clock.wall() };
+                self.triggered.insert(checkpoint, now);
+                let task = self.scope.spawn(async move { storage.create_location(checkpoint).await });
+                self.then(task, ctx, move |result| Done::Prepared(checkpoint, result.and_then(|r| r)));
+            }
+            Action::Trigger { checkpoint, attempt: _, subtasks } => {
+                let triggered =
+                    self.triggered.get(&checkpoint).map_or(Timestamp(0), |triggered| triggered.wall);
+                for subtask in subtasks {
+                    self.tell(subtask, SubtaskCommand::Trigger(Barrier { checkpoint, triggered }));
+                }
+            }
+            Action::Persist { checkpoint, states, finished } => {
+                let bytes = states.iter().map(|(_, snapshot)| snapshot.bytes).sum();
+                let manifest = self.manifest(&storage, checkpoint, &states, finished);
+                let task = self.scope.spawn(async move { storage.complete(&manifest).await });
+                self.then(task, ctx, move |result| {
+                    // A panic in there leaves it open whether the entry was written.
+                    let result = result.map_err(CompleteError::Unknown).and_then(|r| r);
+                    Done::Persisted(checkpoint, bytes, result)
+                });
+            }
+            // What a late acknowledgement brings lies in the folder of its checkpoint, and goes with that.
+            Action::Discard { .. } => {}
+            Action::CleanUp { checkpoint, .. } => {
+                self.triggered.remove(&checkpoint);
+                let task = self.scope.spawn(async move { storage.discard(checkpoint).await });
+                self.then(task, ctx, move |result| Done::Cleaned(checkpoint, result.and_then(|r| r)));
+            }
+            Action::Retire { checkpoint } => {
+                let task = self.scope.spawn(async move { storage.retire(checkpoint).await });
+                self.then(task, ctx, move |result| Done::Retired(checkpoint, result.and_then(|r| r)));
+            }
+            Action::NotifyComplete { checkpoint, finished } => {
+                self.tell_all(SubtaskCommand::Complete { checkpoint, last: finished });
+            }
+            Action::NotifyAborted { checkpoint, .. } => self.tell_all(SubtaskCommand::Aborted(checkpoint)),
+            Action::Answer { request, result } => {
+                if let Some(answer) = self.requests.remove(&request) {
+                    let result = result.map_err(|failure| {
+                        Error::new(kind_of(&failure.reason), "the checkpoint failed")
+                            .job(&self.settings.job)
+                            .because(failure)
+                    });
+                    let _ = answer.send(result);
+                }
+            }
+            // A tick that is put off, or a job that ends: not a failure to anyone.
+            Action::Failed { checkpoint, reason }
+                if kind_of(&reason) == ErrorKind::Cancelled || (checkpoint.is_none() && !reason.counts()) =>
+            {
+                tracing::debug!(job = %self.settings.job, ?checkpoint, %reason, "a checkpoint was not taken");
+            }
+            Action::Failed { checkpoint, reason } => {
+                tracing::warn!(job = %self.settings.job, checkpoint = ?checkpoint, %reason, "a checkpoint failed");
+                let _ = self
+                    .settings
+                    .events
+                    .send(JobEvent::CheckpointFailed { checkpoint, reason: reason.to_string() });
+            }
+            Action::FailJob { checkpoint, subtask, reason } => {
+                let mut error =
+                    Error::new(ErrorKind::Failed, format!("too many checkpoints failed: {reason}"));
+                if let Some(checkpoint) = checkpoint {
+                    error = error.checkpoint(checkpoint);
+                }
+                if let Some(subtask) = subtask {
+                    error = error.subtask(subtask.index);
+                }
+                self.fail(error);
+            }
+            Action::Fenced { checkpoint } => {
+                let message = "another process has taken this job over: this one stops without committing";
+                self.fail(Error::new(ErrorKind::Fenced, message).checkpoint(checkpoint));
+            }
+        }
+    }
+
+    fn fail(&self, error: Error) {
+        if let Some(region) = &self.region {
+            region.do_send(RegionCommand::Fail(error));
+        }
+    }
+
+    fn tell(&self, subtask: SubtaskId, command: SubtaskCommand) {
+        if let Some(addr) = self.subtasks.get(&subtask) {
+            addr.do_send(command);
+        }
+    }
+
+    fn tell_all(&self, command: SubtaskCommand) {
+        for addr in self.subtasks.values() {
+            addr.do_send(command);
+        }
+    }
+
+    fn then<T: Send + 'static>(
+        &self,
+        task: Task<T>,
+        ctx: &mut Context<Self>,
+        done: impl FnOnce(Result<T, Error>) -> Done + 'static,
+    ) {
+        let to = ctx.address();
+        ctx.spawn(async move { to.do_send(done(task.await)) }.into_actor(self));
+    }
+
+    /// What is written when all subtasks have given their parts.
+    fn manifest(
+        &self,
+        storage: &OwnedJob,
+        checkpoint: CheckpointId,
+        states: &[(SubtaskId, Snapshot)],
+        finished: bool,
+    ) -> Manifest {
+        Manifest {
+            job: self.settings.job.clone(),
+            checkpoint,
+            generation: storage.generation(),
+            attempt: self.attempt,
+            triggered: self.triggered.get(&checkpoint).map_or(Timestamp(0), |triggered| triggered.wall),
+            max_parallelism: self.settings.max_parallelism,
+            hash_version: STABLE_HASH_VERSION,
+            finished,
+            operators: by_operator(states.iter().map(|(_, snapshot)| &**snapshot)),
+        }
+    }
+
+    fn request(&mut self, answer: oneshot::Sender<Result<CheckpointId, Error>>, ctx: &mut Context<Self>) {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.requests.insert(request, answer);
+        self.feed(Event::Request { request, kind: RequestKind::Manual }, ctx);
+    }
+
+    /// Commits of unknown outcome were read back when the attempt was prepared.
+    fn settle(&mut self, ctx: &mut Context<Self>) {
+        let (Some(checkpoint), Some(storage)) = (self.rules.unsettled(), &self.settings.storage) else {
+            return;
+        };
+        let result = if storage.retained().contains(&checkpoint) {
+            Ok(())
+        } else {
+            Err(PersistFailure::Failed { message: "it did not reach the job log".into() })
+        };
+        self.feed(Event::Persisted { checkpoint, result }, ctx);
+    }
+
+    fn completed(&mut self, checkpoint: CheckpointId, state_bytes: u64, manifest_bytes: u64) {
+        let duration = match self.triggered.remove(&checkpoint) {
+            Some(triggered) => self.settings.clock.now().since(triggered.at),
+            None => Duration::ZERO,
+        };
+        let bytes = state_bytes + manifest_bytes;
+        tracing::debug!(job = %self.settings.job, %checkpoint, bytes, ?duration, "checkpoint completed");
+        let completed = CompletedCheckpoint { checkpoint, bytes, duration };
+        let _ = self.settings.events.send(JobEvent::CheckpointCompleted(completed));
+    }
+}
+
+/// What someone who asked for a checkpoint is to do about its failure.
+fn kind_of(reason: &FailureReason) -> ErrorKind {
+    match reason {
+        FailureReason::Fenced => ErrorKind::Fenced,
+        FailureReason::JobCancelled | FailureReason::JobFinished | FailureReason::Shutdown => {
+            ErrorKind::Cancelled
+        }
+        FailureReason::CommitUnknown { .. } => ErrorKind::Storage,
+        reason if reason.counts() => ErrorKind::Storage,
+        _ => ErrorKind::Failed,
+    }
+}
+
+impl Actor for CoordinatorActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<Supervise> for CoordinatorActor {
+    type Result = ();
+
+    fn handle(&mut self, Supervise(region): Supervise, _: &mut Self::Context) {
+        self.region = Some(region);
+    }
+}
+
+impl Handler<CheckpointMessage> for CoordinatorActor {
+    type Result = ();
+
+    fn handle(&mut self, message: CheckpointMessage, ctx: &mut Self::Context) {
+        match message {
+            CheckpointMessage::Begin { attempt, subtasks } => {
+                self.settle(ctx);
+                self.attempt = attempt;
+                self.subtasks = subtasks.into_iter().collect();
+                let random = self.settings.random.next_u64();
+                let first = std::mem::replace(&mut self.first, false);
+                self.feed(Event::Start { attempt, random, first }, ctx);
+                for answer in std::mem::take(&mut self.early) {
+                    self.request(answer, ctx);
+                }
+                // Sources may have been read to their end before all subtasks had started.
+                if self.reading.is_empty() && self.settings.storage.is_some() {
+                    self.feed(Event::InputEnded, ctx);
+                }
+            }
+            CheckpointMessage::Suspend { reason, done } => {
+                self.subtasks.clear();
+                self.reading = self.sources.clone();
+                // What still comes from the attempt that ends does not count for the next one.
+                self.attempt = self.attempt.next();
+                self.suspended.push(done);
+                self.feed(Event::Stop { reason }, ctx);
+            }
+            CheckpointMessage::Ack { checkpoint, subtask, attempt, snapshot } => {
+                let finished = snapshot.finished;
+                self.feed(Event::Ack { checkpoint, subtask, attempt, state: snapshot, finished }, ctx);
+            }
+            CheckpointMessage::Decline { checkpoint, subtask, attempt, reason } => {
+                self.feed(Event::Decline { checkpoint, subtask, attempt, reason }, ctx);
+            }
+            CheckpointMessage::Fatal(error) => self.fail(error),
+            CheckpointMessage::InputEnded { subtask, attempt } => {
+                if attempt == self.attempt
+                    && self.reading.remove(&subtask)
+                    && self.reading.is_empty()
+                    && !self.subtasks.is_empty()
+                {
+                    self.feed(Event::InputEnded, ctx);
+                }
+            }
+            CheckpointMessage::Request { answer } => {
+                if self.settings.storage.is_none() {
+                    let message =
+                        "this job takes no checkpoints: set `checkpointing` or `storage` on its environment";
+                    let _ = answer
+                        .send(Err(Error::new(ErrorKind::Configuration, message).job(&self.settings.job)));
+                    return;
+                }
+                if self.subtasks.is_empty() && !self.over {
+                    self.early.push(answer);
+                } else {
+                    self.request(answer, ctx);
+                }
+            }
+        }
+    }
+}
+
+impl Handler<Done> for CoordinatorActor {
+    type Result = ();
+
+    fn handle(&mut self, done: Done, ctx: &mut Self::Context) {
+        let job = &self.settings.job;
+        match done {
+            Done::Prepared(checkpoint, result) => {
+                let result = result.map_err(|error| FailureReason::Io { message: error.to_string().into() });
+                self.feed(Event::Prepared { checkpoint, result }, ctx);
+            }
+            Done::Persisted(checkpoint, state_bytes, result) => {
+                let result = match result {
+                    Ok(manifest_bytes) => {
+                        self.completed(checkpoint, state_bytes, manifest_bytes);
+                        Ok(())
+                    }
+                    Err(error) => {
+                        tracing::warn!(%job, %checkpoint, %error, "a checkpoint was not committed");
+                        let message = error.to_string().into();
+                        Err(match error {
+                            CompleteError::Failed(_) => PersistFailure::Failed { message },
+                            CompleteError::Unknown(_) => PersistFailure::Unknown { message },
+                            CompleteError::Fenced(_) => PersistFailure::Fenced,
+                        })
+                    }
+                };
+                self.feed(Event::Persisted { checkpoint, result }, ctx);
+            }
+            Done::Cleaned(checkpoint, result) => {
+                if let Err(error) = result {
+                    tracing::warn!(%job, %checkpoint, %error, "what an aborted checkpoint left could not be removed");
+                }
+                self.feed(Event::Cleaned { checkpoint }, ctx);
+            }
+            Done::Retired(checkpoint, result) => {
+                if let Err(error) = result {
+                    tracing::warn!(%job, %checkpoint, %error, "a subsumed checkpoint could not be removed");
+                }
+            }
+        }
+    }
+}
+
+impl Handler<Terminate> for CoordinatorActor {
+    type Result = ResponseActFuture<Self, ()>;
+
+    /// Waits for what runs on the pool, then goes.
+    fn handle(&mut self, _: Terminate, ctx: &mut Self::Context) -> Self::Result {
+        self.over = true;
+        self.early.clear();
+        self.feed(Event::Shutdown, ctx);
+        let scope = self.scope.clone();
+        let idle = async move { scope.idle().await };
+        Box::pin(idle.into_actor(self).map(|(), _, ctx| ctx.stop()))
+    }
+}
+
+impl Drop for CoordinatorActor {
+    /// A coordinator that panics fails the job; it never leaves it hanging.
+    fn drop(&mut self) {
+        if !self.over {
+            let error = Error::new(ErrorKind::Internal, "the checkpoint coordinator vanished");
+            self.job.do_send(RegionReport::Failed(error));
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The root of a job's actors.
+
+use super::coordinator::{CoordinatorActor, CoordinatorSettings, Supervise};
+use super::engine::Placement;
+use super::messages::{CheckpointMessage, JobCommand, RegionCommand, RegionReport, Terminate};
+use super::region::{RegionSettings, RegionSupervisor};
+use super::restore;
+use super::status::{JobEvent, JobOutcome, JobShared, JobStatus};
+use crate::checkpoint::{Checkpointing, JobEnd, deleted_at_end};
+use crate::dataflow::{Layout, Plan};
+use crate::error::{Error, ErrorKind};
+use crate::pool::{Pool, Scope};
+use crate::restart::{RestartStrategy, Restarts};
+use crate::storage::{CompleteError, JobStorage, Opened, OwnedJob};
+use crate::types::{
+    CheckpointId, Clock, Generation, JobName, MaxParallelism, Random, default_max_parallelism,
+};
+use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, System, WrapFuture};
+use futures::future::{Either, select};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything a job is made of, checked.
+pub(crate) struct JobSettings {
+    pub(crate) name: JobName,
+    pub(crate) plan: Plan,
+    /// As the user set it.
+    pub(crate) max_parallelism: Option<MaxParallelism>,
+    pub(crate) checkpointing: Option<Checkpointing>,
+    pub(crate) storage: Option<JobStorage>,
+    pub(crate) restart: RestartStrategy,
+    pub(crate) stop_timeout: Duration,
+    pub(crate) take_over: bool,
+    pub(crate) allow_non_restored_state: bool,
+    pub(crate) clock: Clock,
+    pub(crate) random: Random,
+}
+
+/// A job whose storage was opened.
+pub(crate) enum OpenedJob {
+    /// There is nothing left to do.
+    Finished(Option<CheckpointId>),
+    /// It may run.
+    Ready(Box<ReadyJob>),
+}
+
+pub(crate) struct ReadyJob {
+    settings: JobSettings,
+    storage: Option<OwnedJob>,
+    max_parallelism: MaxParallelism,
+}
+
+/// Opens a job's storage and checks that the program fits the checkpoint in it.
+pub(crate) async fn open(settings: JobSettings) -> Result<OpenedJob, Error> {
+    let widest = settings.plan.layout.chains.iter().map(|chain| chain.parallelism).max().unwrap_or(1);
+    let default = settings.max_parallelism.unwrap_or_else(|| default_max_parallelism(widest));
+    restore::check_parallelism(&settings.plan.layout, default)?;
+    let Some(storage) = &settings.storage else {
+        return Ok(OpenedJob::Ready(Box::new(ReadyJob {
+            max_parallelism: default,
+            storage: None,
+            settings,
+        })));
+    };
+    let owned = match storage.open(settings.take_over).await? {
+        Opened::Finished { checkpoint } => return Ok(OpenedJob::Finished(checkpoint)),
+        Opened::Owned(owned) => owned,
+    };
+    let mut max_parallelism = default;
+    if let Some(manifest) = owned.latest_manifest().await? {
+        if let Some(set) = settings.max_parallelism
+            && set != manifest.max_parallelism
+        {
+            let message = format!(
+                "max_parallelism is set to {set}, but the checkpoint was made with {}: it can never change; \
+                 set it to that or leave it out",
+                manifest.max_parallelism
+            );
+            return Err(Error::new(ErrorKind::Configuration, message).checkpoint(manifest.checkpoint));
+        }
+        max_parallelism = manifest.max_parallelism;
+        restore::check_parallelism(&settings.plan.layout, max_parallelism)
+            .map_err(|error| error.checkpoint(manifest.checkpoint))?;
+        restore::check(&settings.plan.layout, &manifest, settings.allow_non_restored_state)?;
+    }
+    Ok(OpenedJob::Ready(Box::new(ReadyJob { max_parallelism, storage: Some(owned), settings })))
+}
+
+impl ReadyJob {
+    /// The checkpoint the job begins from.
+    pub(crate) fn from(&self) -> Option<CheckpointId> {
+        self.storage.as_ref().and_then(|storage| storage.retained().last().copied())
+    }
+
+    /// Starts the job's actors here, and its subtasks where `placement` says.
+    pub(crate) fn start(self, placement: Placement, pool: Pool, shared: Arc<JobShared>) -> Addr<JobActor> {
+        let Self { settings, storage, max_parallelism } = self;
+        JobActor::create(|ctx| {
+            let job = ctx.address();
+            let layout = Arc::clone(&settings.plan.layout);
+            let coordinator = CoordinatorActor::new(
+                CoordinatorSettings {
+                    job: settings.name.clone(),
+                    layout: Arc::clone(&settings.plan.layout),
+                    checkpointing: settings.checkpointing.clone(),
+                    storage: storage.clone(),
+                    max_parallelism,
+                    pool: pool.clone(),
+                    clock: settings.clock,
+                    random: settings.random,
+                    events: shared.events(),
+                },
+                job.clone().recipient(),
+            )
+            .start();
+            let region = RegionSettings {
+                job: settings.name.clone(),
+                plan: settings.plan,
+                storage: storage.clone(),
+                generation: storage.as_ref().map_or(Generation(0), OwnedJob::generation),
+                max_parallelism,
+                restarts: Restarts::new(settings.restart),
+                stop_timeout: settings.stop_timeout,
+                placement: placement.clone(),
+                pool: pool.clone(),
+                clock: settings.clock,
+            };
+            let region =
+                RegionSupervisor::new(region, job.recipient(), coordinator.clone().recipient()).start();
+            coordinator.do_send(Supervise(region.clone().recipient()));
+            region.do_send(RegionCommand::Start);
+            JobActor {
+                name: settings.name,
+                storage,
+                checkpointing: settings.checkpointing.unwrap_or_default(),
+                layout,
+                clock: settings.clock,
+                stop_timeout: settings.stop_timeout,
+                coordinator,
+                region,
+                shared,
+                scope: Scope::new(pool),
+                placement,
+                ending: false,
+                concluded: false,
+            }
+        })
+    }
+}
+
+/// The root: what a handle talks to, and what the others report to.
+pub(crate) struct JobActor {
+    name: JobName,
+    storage: Option<OwnedJob>,
+    checkpointing: Checkpointing,
+    layout: Arc<Layout>,
+    clock: Clock,
+    stop_timeout: Duration,
+    coordinator: Addr<CoordinatorActor>,
+    region: Addr<RegionSupervisor>,
+    shared: Arc<JobShared>,
+    scope: Scope,
+    placement: Placement,
+    ending: bool,
+    concluded: bool,
+}
+
+impl JobActor {
+    /// The dataflow is over: does what is left to do in storage, then ends the job.
+    fn end(&mut self, outcome: JobOutcome, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.ending, true) {
+            return;
+        }
+        if is_stuck(&outcome) {
+            // What hangs cannot be waited for.
+            self.coordinator.do_send(Terminate);
+            self.region.do_send(Terminate);
+            self.conclude(outcome, ctx);
+            return;
+        }
+        let storage = self.storage.clone();
+        let (checkpointing, layout) = (self.checkpointing.clone(), Arc::clone(&self.layout));
+        let (limit, deadline) = (self.stop_timeout, self.clock.sleep(self.stop_timeout));
+        let (coordinator, region) = (self.coordinator.clone(), self.region.clone());
+        let scope = self.scope.clone();
+        let rest = async move {
+            // Fails if it is gone already, which is as good.
+            let _ = coordinator.send(Terminate).await;
+            let _ = region.send(Terminate).await;
+            let task = scope.spawn(last_words(storage, outcome, checkpointing, layout));
+            task.await.unwrap_or_else(Err)
+        };
+        let rest = async move {
+            match select(pin!(rest), pin!(deadline)).await {
+                Either::Left((outcome, _)) => outcome,
+                Either::Right(_) => {
+                    let message = format!("the storage did not finish within {limit:?} when the job ended");
+                    Err(Error::new(ErrorKind::Stuck, message))
+                }
+            }
+        };
+        ctx.spawn(rest.into_actor(self).map(|outcome, job, ctx| job.conclude(outcome, ctx)));
+    }
+
+    fn conclude(&mut self, outcome: JobOutcome, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.concluded, true) {
+            return;
+        }
+        let outcome = outcome.map_err(|error| error.job(&self.name));
+        self.storage = None;
+        let stuck = is_stuck(&outcome);
+        self.shared.decide(outcome);
+        if stuck {
+            // Its threads may never be gone.
+            self.shared.announce();
+        }
+        match self.placement {
+            // What waits for the job is told when its threads are gone.
+            Placement::Arbiters(_) => System::current().stop(),
+            Placement::Local => self.shared.announce(),
+        }
+        ctx.stop();
+    }
+}
+
+fn is_stuck(outcome: &JobOutcome) -> bool {
+    matches!(outcome, Err(error) if error.kind() == ErrorKind::Stuck)
+}
+
+/// What is written when a job ends, and what is deleted.
+async fn last_words(
+    storage: Option<OwnedJob>,
+    outcome: JobOutcome,
+    checkpointing: Checkpointing,
+    layout: Arc<Layout>,
+) -> JobOutcome {
+    let Some(storage) = storage else { return outcome };
+    let end = match &outcome {
+        Ok(JobStatus::Finished) => {
+            if let Err(error) = storage.tidy(checkpointing.get_retain() as usize).await {
+                tracing::warn!(%error, "leftovers of the finished job could not be removed");
+            }
+            storage.finish().await.map_err(CompleteError::into_error)?;
+            JobEnd::Finished
+        }
+        Ok(_) => JobEnd::Cancelled,
+        Err(_) => JobEnd::Failed,
+    };
+    let retained = storage.retained();
+    let delete = deleted_at_end(checkpointing.get_on_cancellation(), end, &retained);
+    if !delete.is_empty() && delete.len() == retained.len() {
+        if end == JobEnd::Cancelled {
+            // No later start will commit what the last checkpoint holds.
+            restore::recover_sinks(&layout, &storage).await?;
+        }
+        storage.delete_all_checkpoints().await.map_err(CompleteError::into_error)?;
+    } else {
+        for checkpoint in delete {
+            storage.retire(*checkpoint).await?;
+        }
+    }
+    outcome
+}
+
+impl Actor for JobActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<RegionReport> for JobActor {
+    type Result = ();
+
+    fn handle(&mut self, report: RegionReport, ctx: &mut Self::Context) {
+        if self.ending {
+            return;
+        }
+        match report {
+            RegionReport::Running { attempt, from } => {
+                if self.shared.status() != JobStatus::Stopping {
+                    self.shared.set_status(JobStatus::Running);
+                }
+                if from.is_none() && attempt.0 > 0 {
+                    tracing::warn!(
+                        job = %self.name,
+                        "restarted without a checkpoint: state begins empty, and what sources do not replay is lost"
+                    );
+                }
+                self.shared.emit(JobEvent::Running { attempt, from });
+            }
+            RegionReport::Restarting { error, after } => {
+                self.shared.set_status(JobStatus::Restarting);
+                self.shared.emit(JobEvent::Restarting { error: error.job(&self.name), after });
+            }
+            RegionReport::Finished => self.end(Ok(JobStatus::Finished), ctx),
+            RegionReport::Cancelled => self.end(Ok(JobStatus::Cancelled), ctx),
+            RegionReport::Failed(error) => self.end(Err(error), ctx),
+        }
+    }
+}
+
+impl Handler<JobCommand> for JobActor {
+    type Result = ();
+
+    fn handle(&mut self, command: JobCommand, _: &mut Self::Context) {
+        match command {
+            JobCommand::Cancel => {
+                if !self.ending {
+                    self.shared.set_status(JobStatus::Stopping);
+                    self.region.do_send(RegionCommand::Cancel);
+                }
+            }
+            JobCommand::Checkpoint { answer } => {
+                self.coordinator.do_send(CheckpointMessage::Request { answer });
+            }
+        }
+    }
+}
+
+impl Drop for JobActor {
+    /// A root that panics ends the job with an error, and its threads with it.
+    fn drop(&mut self) {
+        if !self.concluded {
+            let error = Error::new(ErrorKind::Internal, "the job's root actor vanished").job(&self.name);
+            self.shared.decide(Err(error));
+            match self.placement {
+                Placement::Arbiters(_) => {
+                    if let Some(system) = System::try_current() {
+                        system.stop();
+                    }
+                }
+                Placement::Local => self.shared.announce(),
+            }
+        }
+    }
+}

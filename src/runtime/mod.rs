@@ -1,0 +1,18 @@
+//! The actors that run a job: thin shells round the pure parts below.
+//!
+//! [`JobActor`](job::JobActor) is the root; [`CoordinatorActor`](coordinator::CoordinatorActor) drives checkpoints;
+//! [`RegionSupervisor`](region::RegionSupervisor) starts, watches and restarts the
+//! [`SubtaskActor`](subtask::SubtaskActor)s, one per parallel instance of a chain.
+
+pub(crate) mod coordinator;
+pub(crate) mod engine;
+pub(crate) mod job;
+pub(crate) mod messages;
+pub(crate) mod region;
+pub(crate) mod restore;
+mod seed;
+mod snapshot;
+pub(crate) mod status;
+mod subtask;
+mod turn;
+mod wiring;

@@ -1,0 +1,304 @@
+//! What an attempt begins with: the state of the last completed checkpoint, cut to its subtasks.
+
+use crate::checkpoint::metadata::{ListState, Manifest, OperatorState, Segment};
+use crate::dataflow::{Layout, OperatorKind, PlannedChain};
+use crate::error::{Error, ErrorKind};
+use crate::operator::{COMMITS_STATE, RecoveryContext, SPLITS_STATE};
+use crate::pool::panic_message;
+use crate::state::{EncodedGroup, RestoredKeyed, RestoredList, RestoredOperator, redistribution};
+use crate::storage::OwnedJob;
+use crate::types::{
+    Attempt, CheckpointId, MaxParallelism, OperatorId, STABLE_HASH_VERSION, SubtaskId, SubtaskIndex,
+};
+use futures::FutureExt;
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+
+/// What one subtask begins with.
+#[derive(Debug, Default)]
+pub(crate) struct RestoredSubtask {
+    /// States by operator.
+    pub(crate) states: BTreeMap<OperatorId, RestoredOperator>,
+    /// The source's splits, encoded.
+    pub(crate) splits: Vec<Vec<u8>>,
+    /// Whether the chain had nothing left to do.
+    pub(crate) finished: bool,
+}
+
+/// What an attempt begins with.
+#[derive(Debug, Default)]
+pub(crate) struct Restored {
+    pub(crate) from: Option<CheckpointId>,
+    pub(crate) subtasks: BTreeMap<SubtaskId, RestoredSubtask>,
+}
+
+/// Checks that a job can begin from a checkpoint at all, before anything of it runs.
+pub(crate) fn check(
+    layout: &Layout,
+    manifest: &Manifest,
+    allow_non_restored_state: bool,
+) -> Result<(), Error> {
+    let fault = |kind, message: String| Err(Error::new(kind, message).checkpoint(manifest.checkpoint));
+    if manifest.hash_version != STABLE_HASH_VERSION {
+        let message = format!(
+            "the checkpoint was made with version {} of the key hash, this program has version {STABLE_HASH_VERSION}: \
+             start from it with a program that has the same",
+            manifest.hash_version
+        );
+        return fault(ErrorKind::Configuration, message);
+    }
+    for state in &manifest.operators {
+        let known = layout.operators().any(|(_, operator)| operator.id == state.operator);
+        if !known && !allow_non_restored_state && has_state(state) {
+            let message = format!(
+                "the checkpoint holds state of operator `{}`, which the program does not have: give the operator its uid back, \
+                 or drop the state with allow_non_restored_state()",
+                state.operator
+            );
+            return fault(ErrorKind::Program, message);
+        }
+    }
+    Ok(())
+}
+
+/// Checks that no chain has more subtasks than there are key groups: at the first start as at every later one, so that no
+/// checkpoint is made that nothing can start from.
+pub(crate) fn check_parallelism(layout: &Layout, max_parallelism: MaxParallelism) -> Result<(), Error> {
+    match layout.chains.iter().find(|chain| chain.parallelism > max_parallelism.get()) {
+        None => Ok(()),
+        Some(chain) => {
+            let message = format!(
+                "parallelism {} of `{}` is more than the job's {max_parallelism} key groups (max_parallelism): a job can \
+                 never run at more",
+                chain.parallelism, chain.name
+            );
+            Err(Error::new(ErrorKind::Configuration, message))
+        }
+    }
+}
+
+fn has_state(operator: &OperatorState) -> bool {
+    operator.subtasks.iter().any(|subtask| {
+        subtask.keyed.iter().any(|state| !state.groups.is_empty())
+            || subtask.lists.iter().any(|state| state.elements > 0)
+    })
+}
+
+/// Reads a checkpoint for the subtasks of an attempt, asks sources for their splits, and lets sinks recover.
+pub(crate) async fn restore(
+    layout: &Layout,
+    storage: Option<&OwnedJob>,
+    max_parallelism: MaxParallelism,
+    recovery: &RecoveryContext,
+) -> Result<Restored, Error> {
+    let manifest = match storage {
+        Some(storage) => storage.latest_manifest().await?,
+        None => None,
+    };
+    let reader = manifest.as_ref().zip(storage).map(|(manifest, storage)| Reader { manifest, storage });
+    let mut restored = Restored { from: manifest.as_ref().map(|m| m.checkpoint), ..Restored::default() };
+    for (_, subtask) in layout.subtasks() {
+        restored.subtasks.insert(subtask, RestoredSubtask::default());
+    }
+    // Before sources: a source that is told to begin must find what was written before in its place.
+    recover(layout, reader.as_ref(), recovery).await?;
+    for chain in &layout.chains {
+        let finished = reader.as_ref().is_some_and(|reader| reader.has_finished(chain));
+        for operator in &chain.operators {
+            let state = reader.as_ref().and_then(|reader| reader.state_of(&operator.id));
+            match &operator.kind {
+                OperatorKind::Sink(_) => {}
+                OperatorKind::Source(source) => {
+                    let splits = match (&reader, state) {
+                        (Some(reader), Some(state)) => Some(reader.whole_list(state, SPLITS_STATE).await?),
+                        // A source that is new since the checkpoint begins afresh.
+                        _ => None,
+                    };
+                    let shares = caught(source.assign(splits, chain.parallelism)).await;
+                    let shares = shares.map_err(|error| error.operator(&operator.id))?;
+                    for (index, share) in (0..).zip(shares) {
+                        if let Some(subtask) = subtask_mut(&mut restored, chain, index) {
+                            subtask.splits = share;
+                        }
+                    }
+                }
+                OperatorKind::Operator => {
+                    let (Some(reader), Some(state)) = (&reader, state) else { continue };
+                    for index in 0..chain.parallelism {
+                        let states = reader.share(state, chain, index, max_parallelism).await?;
+                        if let Some(subtask) = subtask_mut(&mut restored, chain, index) {
+                            subtask.states.insert(operator.id.clone(), states);
+                        }
+                    }
+                }
+            }
+        }
+        for index in 0..chain.parallelism {
+            if let Some(subtask) = subtask_mut(&mut restored, chain, index) {
+                subtask.finished = finished;
+            }
+        }
+    }
+    Ok(restored)
+}
+
+/// Lets the sinks commit what the last completed checkpoint holds, and discard the rest, for a job after which nobody comes to do it.
+pub(crate) async fn recover_sinks(layout: &Layout, storage: &OwnedJob) -> Result<(), Error> {
+    let manifest = storage.latest_manifest().await?;
+    let reader = manifest.as_ref().map(|manifest| Reader { manifest, storage });
+    let recovery = RecoveryContext {
+        operator: OperatorId::from(""),
+        generation: storage.generation(),
+        // Whatever the attempts of this process prepared is older.
+        attempt: Attempt(u32::MAX),
+        checkpointing: true,
+        restored: None,
+    };
+    recover(layout, reader.as_ref(), &recovery).await
+}
+
+async fn recover(
+    layout: &Layout,
+    reader: Option<&Reader<'_>>,
+    recovery: &RecoveryContext,
+) -> Result<(), Error> {
+    for (_, operator) in layout.operators() {
+        let OperatorKind::Sink(sink) = &operator.kind else { continue };
+        let commits = match reader.and_then(|reader| Some((reader, reader.state_of(&operator.id)?))) {
+            Some((reader, state)) => reader.whole_list(state, COMMITS_STATE).await?,
+            None => Vec::new(),
+        };
+        let context = RecoveryContext {
+            operator: operator.id.clone(),
+            restored: reader.map(|reader| reader.manifest.checkpoint),
+            ..recovery.clone()
+        };
+        caught(sink.recover(commits, &context)).await.map_err(|error| error.operator(&operator.id))?;
+    }
+    Ok(())
+}
+
+/// Turns a panic of the user's code into an error, which the caller can put a name to.
+async fn caught<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    AssertUnwindSafe(future).catch_unwind().await.unwrap_or_else(|panic| {
+        let message = format!("an operator panicked: {}", panic_message(&*panic));
+        Err(Error::new(ErrorKind::Failed, message))
+    })
+}
+
+fn subtask_mut<'a>(
+    restored: &'a mut Restored,
+    chain: &PlannedChain,
+    index: u32,
+) -> Option<&'a mut RestoredSubtask> {
+    restored.subtasks.get_mut(&SubtaskId { chain: chain.id, index: SubtaskIndex(index) })
+}
+
+struct Reader<'a> {
+    manifest: &'a Manifest,
+    storage: &'a OwnedJob,
+}
+
+impl Reader<'_> {
+    fn state_of(&self, operator: &OperatorId) -> Option<&OperatorState> {
+        self.manifest.operators.iter().find(|state| state.operator == *operator)
+    }
+
+    /// Whether every subtask of every operator of the chain had finished.
+    fn has_finished(&self, chain: &PlannedChain) -> bool {
+        !chain.operators.is_empty()
+            && chain.operators.iter().all(|operator| {
+                self.state_of(&operator.id)
+                    .is_some_and(|state| state.subtasks.iter().all(|subtask| subtask.finished))
+            })
+    }
+
+    /// All elements of a list, of all subtasks in order.
+    async fn whole_list(&self, state: &OperatorState, name: &str) -> Result<Vec<Vec<u8>>, Error> {
+        let mut elements = Vec::new();
+        for subtask in &state.subtasks {
+            for list in subtask.lists.iter().filter(|list| list.name == name) {
+                elements.extend(self.elements(list, &state.operator).await?);
+            }
+        }
+        Ok(elements)
+    }
+
+    /// What subtask `index` of `chain` gets of an operator's state: the keyed state of its key groups, its share of each list.
+    async fn share(
+        &self,
+        state: &OperatorState,
+        chain: &PlannedChain,
+        index: u32,
+        max_parallelism: MaxParallelism,
+    ) -> Result<RestoredOperator, Error> {
+        let range = max_parallelism.range_of(SubtaskIndex(index), chain.parallelism);
+        let mut keyed = Vec::new();
+        for share in redistribution::keyed_for(range, &state.subtasks) {
+            let mut groups = Vec::with_capacity(share.groups.len());
+            for segment in share.groups {
+                let bytes = self.read(&segment.at, &state.operator).await?;
+                groups.push(EncodedGroup { group: segment.group, entries: segment.entries, bytes });
+            }
+            keyed.push(RestoredKeyed { name: share.name.to_owned(), schema: share.schema.clone(), groups });
+        }
+        let counts: Vec<Vec<(String, u64)>> = state
+            .subtasks
+            .iter()
+            .map(|subtask| subtask.lists.iter().map(|list| (list.name.clone(), list.elements)).collect())
+            .collect();
+        let shares = redistribution::split(&counts, chain.parallelism);
+        let mut lists: BTreeMap<String, RestoredList> = BTreeMap::new();
+        for list in state.subtasks.iter().flat_map(|subtask| &subtask.lists) {
+            lists.entry(list.name.clone()).or_insert_with(|| RestoredList {
+                name: list.name.clone(),
+                schema: list.schema.clone(),
+                distribution: list.distribution,
+                elements: Vec::new(),
+            });
+        }
+        for part in shares.get(index as usize).into_iter().flatten() {
+            let old = state
+                .subtasks
+                .get(part.from)
+                .and_then(|subtask| subtask.lists.iter().find(|list| list.name == part.name));
+            let (Some(old), Some(list)) = (old, lists.get_mut(&part.name)) else { continue };
+            let elements = self.elements(old, &state.operator).await?;
+            let start = usize::try_from(part.start).unwrap_or(usize::MAX);
+            let len = usize::try_from(part.end.saturating_sub(part.start)).unwrap_or(0);
+            list.elements.extend(elements.into_iter().skip(start).take(len));
+        }
+        Ok(RestoredOperator {
+            checkpoint: Some(self.manifest.checkpoint),
+            keyed,
+            lists: lists.into_values().collect(),
+        })
+    }
+
+    async fn read(&self, segment: &Segment, operator: &OperatorId) -> Result<Vec<u8>, Error> {
+        let bytes = self.storage.read_segment(segment).await;
+        bytes.map_err(|error| error.operator(operator).checkpoint(self.manifest.checkpoint))
+    }
+
+    async fn elements(&self, list: &ListState, operator: &OperatorId) -> Result<Vec<Vec<u8>>, Error> {
+        let Some(segment) = &list.at else { return Ok(Vec::new()) };
+        let bytes = self.read(segment, operator).await?;
+        let elements = split_elements(&bytes).filter(|elements| elements.len() as u64 == list.elements);
+        elements.ok_or_else(|| {
+            let message =
+                format!("state `{}` should hold {} elements and does not", list.name, list.elements);
+            Error::new(ErrorKind::Corrupt, message).operator(operator).checkpoint(self.manifest.checkpoint)
+        })
+    }
+}
+
+/// Elements, each preceded by its length.
+fn split_elements(mut bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut elements = Vec::new();
+    while let Some((len, rest)) = bytes.split_first_chunk::<4>() {
+        let (element, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+        elements.push(element.to_vec());
+        bytes = rest;
+    }
+    bytes.is_empty().then_some(elements)
+}

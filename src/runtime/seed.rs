@@ -1,0 +1,36 @@
+//! What a subtask grows from.
+
+use super::messages::CheckpointMessage;
+use super::restore::RestoredSubtask;
+use super::wiring::Ends;
+use crate::dataflow::ChainFactory;
+use crate::operator::SubtaskContext;
+use crate::pool::Scope;
+use crate::storage::OwnedJob;
+use crate::types::{Attempt, Clock, MaxParallelism, OperatorId, SubtaskId};
+use actix::Recipient;
+
+/// Everything a subtask is made of; sent to the thread where it will run.
+pub(super) struct SubtaskSeed {
+    pub(super) id: SubtaskId,
+    pub(super) attempt: Attempt,
+    pub(super) clock: Clock,
+    pub(super) ends: Ends,
+    pub(super) factory: Box<dyn ChainFactory>,
+    pub(super) restored: RestoredSubtask,
+    pub(super) has_source: bool,
+    pub(super) context: ChainContext,
+    pub(super) storage: Option<OwnedJob>,
+    pub(super) coordinator: Recipient<CheckpointMessage>,
+    pub(super) scope: Scope,
+}
+
+/// What the subtasks of a chain have in common.
+#[derive(Debug, Clone)]
+pub(super) struct ChainContext {
+    /// The context of one of them; each sets its own index, each operator its own uid.
+    pub(super) subtask: SubtaskContext,
+    pub(super) max_parallelism: MaxParallelism,
+    /// For errors that no operator is known for.
+    pub(super) name: OperatorId,
+}

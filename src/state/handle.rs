@@ -1,0 +1,36 @@
+//! What all state handles are: a slot number.
+
+/// Names a slot of a [`StateStore`](super::StateStore).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot {
+    /// The store that gave it out, by a number made from its operator's uid: catches a handle used in another operator.
+    pub(super) owner: u32,
+    pub(super) index: u32,
+}
+
+/// Makes a handle a plain number, whatever its type parameters are.
+macro_rules! plain_handle {
+    ($name:ident<$($parameter:ident),+>) => {
+        impl<$($parameter),+> Clone for $name<$($parameter),+> {
+            fn clone(&self) -> Self {
+                *self
+            }
+        }
+
+        impl<$($parameter),+> Copy for $name<$($parameter),+> {}
+
+        impl<$($parameter),+> std::fmt::Debug for $name<$($parameter),+> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "{}({})", stringify!($name), self.slot.index)
+            }
+        }
+
+        impl<$($parameter),+> $name<$($parameter),+> {
+            pub(super) fn new(slot: super::handle::Slot) -> Self {
+                Self { slot, types: std::marker::PhantomData }
+            }
+        }
+    };
+}
+
+pub(super) use plain_handle;

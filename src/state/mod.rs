@@ -1,0 +1,109 @@
+//! What operators keep: state handles, the keyed table behind them, and how it is snapshotted and restored.
+//!
+//! A handle is a slot number; the values live in the [`StateStore`] that the operator's context owns. So `&ctx` reads and
+//! `&mut ctx` writes, and the engine reaches every table (to freeze it) without asking the operator.
+//!
+//! | state | per | holds |
+//! |---|---|---|
+//! | [`ValueState`] | key | one value |
+//! | [`ListState`] | key | values in order |
+//! | [`MapState`] | key | values by a second key |
+//! | [`ReducingState`] | key | all that was added, folded into one value of the same type |
+//! | [`AggregatingState`] | key | all that was added, folded into an accumulator |
+//! | [`SplitListState`] | subtask | elements that may move between subtasks |
+
+mod aggregating;
+pub(crate) mod codec;
+mod encoding;
+mod entries;
+mod frozen;
+mod handle;
+mod list;
+mod map;
+mod overlay;
+pub mod redistribution;
+mod reducing;
+pub mod schema;
+mod shape;
+mod snapshot;
+mod split_list;
+mod store;
+mod table;
+#[cfg(test)]
+mod test_context;
+mod value;
+
+pub use aggregating::{Aggregate, AggregatingState};
+pub use encoding::{EncodedGroup, GroupEncoder};
+pub use frozen::Frozen;
+pub use list::ListState;
+pub use map::{MapState, UserKey};
+pub use reducing::ReducingState;
+pub use snapshot::{
+    KeyedSnapshot, ListSnapshot, RestoredKeyed, RestoredList, RestoredOperator, StoreSnapshot,
+};
+pub use split_list::SplitListState;
+pub use store::StateStore;
+pub use table::Table;
+pub use value::ValueState;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// What state can be kept by. Every type with these bounds is one.
+///
+/// Neither `Hash` nor `Ord`: a key is hashed through its serde form. Two keys are equal if and only if their serde forms
+/// are; otherwise a key is split over subtasks.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a key",
+    label = "not a key",
+    note = "a key is `Eq + Clone + Send + Sync + Serialize + DeserializeOwned`: derive what is missing; floats are no keys"
+)]
+pub trait Key: Eq + Clone + Send + Sync + Serialize + DeserializeOwned + 'static {}
+
+impl<T: Eq + Clone + Send + Sync + Serialize + DeserializeOwned + 'static> Key for T {}
+
+/// What can be kept in state. Every type with these bounds is one.
+///
+/// `Clone`, because the first write to a value while a snapshot is pending copies it; `Sync`, because the snapshot is read
+/// on another thread. Serde is asked for a form that is not self-describing (postcard), which rules out types that decode
+/// themselves by looking at the data (`serde_json::Value`, `#[serde(untagged)]`, `#[serde(tag)]`, `#[serde(flatten)]`) and fields
+/// that are sometimes left out (`#[serde(skip_serializing_if)]`). They are refused, when declared or when first stored.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be kept in state",
+    label = "not a state value",
+    note = "a state value is `Clone + Send + Sync + Serialize + DeserializeOwned`: derive what is missing"
+)]
+pub trait StateValue: Clone + Send + Sync + Serialize + DeserializeOwned + 'static {}
+
+impl<T: Clone + Send + Sync + Serialize + DeserializeOwned + 'static> StateValue for T {}
+
+/// Access to the states of an operator under its current key; contexts of keyed operators implement it.
+#[diagnostic::on_unimplemented(
+    message = "keyed state cannot be used here",
+    label = "this context has no current key",
+    note = "keyed state needs a current key: use `key_by` before `process`, and `handle` rather than `open` or `finish`"
+)]
+pub trait KeyedAccess {
+    /// The operator's key.
+    type Key: Key;
+
+    /// The states, the current key and its stable hash, to read.
+    #[doc(hidden)]
+    fn states(&self) -> (&StateStore, &Self::Key, u64);
+
+    /// The states, the current key and its stable hash, to write.
+    #[doc(hidden)]
+    fn states_mut(&mut self) -> (&mut StateStore, &Self::Key, u64);
+}
+
+/// Access to the states of an operator without a key, for operator state; contexts implement it.
+pub trait OperatorAccess {
+    /// The states, to read.
+    #[doc(hidden)]
+    fn store(&self) -> &StateStore;
+
+    /// The states, to write.
+    #[doc(hidden)]
+    fn store_mut(&mut self) -> &mut StateStore;
+}

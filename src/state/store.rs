@@ -1,0 +1,445 @@
+//! All states of one operator in one subtask.
+
+use super::aggregating::{Aggregate, AggregatingState};
+use super::codec;
+use super::encoding::{EncodedGroup, GroupEncoder, decode_group};
+use super::handle::Slot;
+use super::list::ListState;
+use super::map::{Entries, MapState, UserKey};
+use super::reducing::{Reduce, ReducingState};
+use super::schema;
+use super::snapshot::{
+    KeyedSnapshot, ListSnapshot, RestoredKeyed, RestoredList, RestoredOperator, StoreSnapshot,
+};
+use super::split_list::SplitListState;
+use super::table::Table;
+use super::value::ValueState;
+use super::{Key, StateValue};
+use crate::checkpoint::metadata::{Distribution, StateSchema};
+use crate::error::{Error, ErrorKind};
+use crate::types::{CheckpointId, MaxParallelism, OperatorId, stable_hash};
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+/// All states of one operator in one subtask. The operator's context owns it; state handles are slots in it.
+///
+/// Restored state is decoded when it is declared. What the program never declares is kept, and goes into the next
+/// checkpoint unchanged: a state that is out of use for a while is not lost.
+///
+/// A handle only works with the store that made it. With another one it finds nothing, and what is written with it is
+/// lost; debug builds panic there.
+pub struct StateStore {
+    operator: OperatorId,
+    max_parallelism: MaxParallelism,
+    checkpoint: Option<CheckpointId>,
+    owner: u32,
+    tables: Vec<TableSlot>,
+    lists: Vec<ListSlot>,
+    kept_tables: Vec<KeptTable>,
+    kept_lists: Vec<RestoredList>,
+}
+
+struct TableSlot {
+    name: String,
+    schema: StateSchema,
+    table: Box<dyn AnyTable>,
+    /// What a reducing state folds with; `()` for the others.
+    function: Box<dyn Any + Send>,
+}
+
+struct ListSlot {
+    name: String,
+    schema: StateSchema,
+    list: Box<dyn AnyList>,
+}
+
+/// A restored keyed state that nothing was declared for. Shared with the snapshots that carry it on.
+struct KeptTable {
+    name: String,
+    schema: StateSchema,
+    groups: Arc<Vec<EncodedGroup>>,
+}
+
+/// A table whose types are not known: for what happens once per batch or per checkpoint, never per record.
+trait AnyTable: Any + Send {
+    fn freeze(&mut self, max_parallelism: MaxParallelism) -> Box<dyn GroupEncoder>;
+    fn maintain(&mut self, budget: usize);
+    fn len(&self) -> usize;
+}
+
+impl<K: Key, V: StateValue> AnyTable for Table<K, V> {
+    fn freeze(&mut self, max_parallelism: MaxParallelism) -> Box<dyn GroupEncoder> {
+        Box::new(Table::freeze(self, max_parallelism))
+    }
+
+    fn maintain(&mut self, budget: usize) {
+        Table::maintain(self, budget);
+    }
+
+    fn len(&self) -> usize {
+        Table::len(self)
+    }
+}
+
+trait AnyList: Any + Send {
+    fn encode(&self) -> Result<Vec<Vec<u8>>, Error>;
+}
+
+impl<T: StateValue> AnyList for Vec<T> {
+    fn encode(&self) -> Result<Vec<Vec<u8>>, Error> {
+        self.iter().map(codec::encode).collect()
+    }
+}
+
+impl fmt::Debug for StateStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.tables.iter().map(|slot| &slot.name).chain(self.lists.iter().map(|slot| &slot.name));
+        f.debug_struct("StateStore")
+            .field("operator", &self.operator)
+            .field("states", &names.collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+impl StateStore {
+    /// A store for `operator` with what a checkpoint holds for this subtask.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)] // half a hash is enough to tell operators apart
+    pub fn new(operator: OperatorId, max_parallelism: MaxParallelism, restored: RestoredOperator) -> Self {
+        let mut store = Self {
+            max_parallelism,
+            checkpoint: restored.checkpoint,
+            owner: stable_hash(&operator).unwrap_or_default() as u32,
+            operator,
+            tables: Vec::new(),
+            lists: Vec::new(),
+            kept_tables: Vec::new(),
+            kept_lists: Vec::new(),
+        };
+        for RestoredKeyed { name, schema, groups } in restored.keyed {
+            let same = |kept: &&mut KeptTable| kept.name == name && kept.schema == schema;
+            match store.kept_tables.iter_mut().find(same) {
+                Some(kept) => Arc::make_mut(&mut kept.groups).extend(groups),
+                None => store.kept_tables.push(KeptTable { name, schema, groups: Arc::new(groups) }),
+            }
+        }
+        for kept in &mut store.kept_tables {
+            Arc::make_mut(&mut kept.groups).sort_by_key(|group| group.group);
+        }
+        for list in restored.lists {
+            let same = |kept: &&mut RestoredList| {
+                kept.name == list.name && kept.schema == list.schema && kept.distribution == list.distribution
+            };
+            match store.kept_lists.iter_mut().find(same) {
+                Some(kept) => kept.elements.extend(list.elements),
+                None => store.kept_lists.push(list),
+            }
+        }
+        store
+    }
+
+    /// Names of restored states that nothing was declared for. They are kept, and stored again.
+    pub fn undeclared(&self) -> impl Iterator<Item = &str> {
+        let tables = self.kept_tables.iter().map(|kept| kept.name.as_str());
+        tables.chain(self.kept_lists.iter().map(|kept| kept.name.as_str()))
+    }
+
+    /// Whether this run started from a checkpoint.
+    #[must_use]
+    pub fn is_restored(&self) -> bool {
+        self.checkpoint.is_some()
+    }
+
+    /// Declares one value per key.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Program`] when the name is empty or taken, or when the checkpoint holds something else under this name;
+    /// [`ErrorKind::Corrupt`] when what it holds cannot be decoded. So do all declarations.
+    pub fn value<K: Key, V: StateValue>(&mut self, name: &str) -> Result<ValueState<V>, Error> {
+        Ok(ValueState::new(self.declare_table::<K, V>("value", name, Box::new(()))?))
+    }
+
+    /// Declares a list per key.
+    ///
+    /// # Errors
+    /// See [`value`](Self::value).
+    pub fn list<K: Key, T: StateValue>(&mut self, name: &str) -> Result<ListState<T>, Error> {
+        Ok(ListState::new(self.declare_table::<K, Vec<T>>("list", name, Box::new(()))?))
+    }
+
+    /// Declares a map per key.
+    ///
+    /// # Errors
+    /// See [`value`](Self::value).
+    pub fn map<K: Key, UK: UserKey, V: StateValue>(&mut self, name: &str) -> Result<MapState<UK, V>, Error> {
+        Ok(MapState::new(self.declare_table::<K, Entries<UK, V>>("map", name, Box::new(()))?))
+    }
+
+    /// Declares a value per key that everything added is folded into by `reduce`.
+    ///
+    /// # Errors
+    /// See [`value`](Self::value).
+    pub fn reducing<K: Key, V: StateValue>(
+        &mut self,
+        name: &str,
+        reduce: impl Fn(&mut V, V) + Send + 'static,
+    ) -> Result<ReducingState<V>, Error> {
+        let reduce: Reduce<V> = Box::new(reduce);
+        Ok(ReducingState::new(self.declare_table::<K, V>("reducing", name, Box::new(reduce))?))
+    }
+
+    /// Declares an accumulator per key that everything added is folded into by `aggregate`.
+    ///
+    /// # Errors
+    /// See [`value`](Self::value).
+    pub fn aggregating<K: Key, In, A: Aggregate<In>>(
+        &mut self,
+        name: &str,
+        aggregate: A,
+    ) -> Result<AggregatingState<In, A>, Error> {
+        let slot = self.declare_table::<K, A::Acc>("aggregating", name, Box::new(()))?;
+        Ok(AggregatingState::new(slot, aggregate))
+    }
+
+    /// Declares a list of the subtask whose elements may move between subtasks.
+    ///
+    /// # Errors
+    /// See [`value`](Self::value).
+    pub fn split_list<T: StateValue>(&mut self, name: &str) -> Result<SplitListState<T>, Error> {
+        codec::check::<T>().map_err(|why| self.unstorable(name, why))?;
+        let declared = schema::list::<T>("split-list");
+        self.check_name(name, &declared)?;
+        let (restored, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.kept_lists).into_iter().partition(|kept| kept.name == name);
+        self.kept_lists = kept;
+        let mut list: Vec<T> = Vec::new();
+        for (i, bytes) in restored.iter().flat_map(|restored| &restored.elements).enumerate() {
+            let element = postcard::from_bytes(bytes).map_err(|error| {
+                let what = format!("element {i} of state `{name}` cannot be decoded");
+                self.named(Error::new(ErrorKind::Corrupt, what).because(error))
+            })?;
+            list.push(element);
+        }
+        self.lists.push(ListSlot { name: name.to_owned(), schema: declared, list: Box::new(list) });
+        Ok(SplitListState::new(self.slot(self.lists.len() - 1)?))
+    }
+
+    /// Fixes all states as they are now, and lets the operator go on. Takes the same time however large the keyed states
+    /// are; operator states are encoded here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Program`] when an element of an operator state cannot be encoded.
+    pub fn freeze(&mut self) -> Result<StoreSnapshot, Error> {
+        let mut lists = self.kept_lists.clone();
+        for slot in &self.lists {
+            let elements = slot.list.encode().map_err(|error| {
+                let what = format!("an element of state `{}` cannot be encoded", slot.name);
+                self.named(Error::new(error.kind(), what).because(error))
+            })?;
+            let (name, schema) = (slot.name.clone(), slot.schema.clone());
+            lists.push(ListSnapshot { name, schema, distribution: Distribution::Split, elements });
+        }
+        lists.retain(|list| !list.elements.is_empty());
+        lists.sort_by(|a, b| a.name.cmp(&b.name));
+
+        let mut keyed = Vec::new();
+        for kept in self.kept_tables.iter().filter(|kept| !kept.groups.is_empty()) {
+            keyed.push(KeyedSnapshot {
+                name: kept.name.clone(),
+                schema: kept.schema.clone(),
+                groups: Box::new(CarriedOver { groups: Arc::clone(&kept.groups), next: 0 }),
+            });
+        }
+        for slot in self.tables.iter_mut().filter(|slot| slot.table.len() > 0) {
+            keyed.push(KeyedSnapshot {
+                name: slot.name.clone(),
+                schema: slot.schema.clone(),
+                groups: Box::new(Named {
+                    operator: self.operator.clone(),
+                    state: slot.name.clone(),
+                    groups: slot.table.freeze(self.max_parallelism),
+                }),
+            });
+        }
+        keyed.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(StoreSnapshot { keyed, lists })
+    }
+
+    /// Tidies up after snapshots that have ended: up to `budget` steps per state. Call it once per batch of records, with
+    /// about the size of the batch.
+    pub fn maintain(&mut self, budget: usize) {
+        for slot in &mut self.tables {
+            slot.table.maintain(budget);
+        }
+    }
+
+    /// Number of keys that hold the keyed state `name`; `None` if no such state is declared.
+    #[must_use]
+    pub fn entries(&self, name: &str) -> Option<usize> {
+        self.tables.iter().find(|slot| slot.name == name).map(|slot| slot.table.len())
+    }
+
+    #[inline]
+    pub(super) fn table<K: Key, V: StateValue>(&self, slot: Slot) -> Option<&Table<K, V>> {
+        let found = match self.tables.get(slot.index as usize) {
+            Some(found) if slot.owner == self.owner => (&*found.table as &dyn Any).downcast_ref(),
+            _ => None,
+        };
+        debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
+        found
+    }
+
+    #[inline]
+    pub(super) fn table_mut<K: Key, V: StateValue>(&mut self, slot: Slot) -> Option<&mut Table<K, V>> {
+        let found = match self.tables.get_mut(slot.index as usize) {
+            Some(found) if slot.owner == self.owner => (&mut *found.table as &mut dyn Any).downcast_mut(),
+            _ => None,
+        };
+        debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
+        found
+    }
+
+    /// The table and the function that was declared with it.
+    #[inline]
+    pub(super) fn table_with_function<K: Key, V: StateValue, F: 'static>(
+        &mut self,
+        slot: Slot,
+    ) -> Option<(&mut Table<K, V>, &F)> {
+        let found = match self.tables.get_mut(slot.index as usize) {
+            Some(found) if slot.owner == self.owner => {
+                let table = (&mut *found.table as &mut dyn Any).downcast_mut();
+                table.zip(found.function.downcast_ref())
+            }
+            _ => None,
+        };
+        debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
+        found
+    }
+
+    pub(super) fn split_elements<T: StateValue>(&self, slot: Slot) -> Option<&[T]> {
+        let found = match self.lists.get(slot.index as usize) {
+            Some(found) if slot.owner == self.owner => (&*found.list as &dyn Any).downcast_ref::<Vec<T>>(),
+            _ => None,
+        };
+        debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
+        found.map(Vec::as_slice)
+    }
+
+    pub(super) fn split_elements_mut<T: StateValue>(&mut self, slot: Slot) -> Option<&mut Vec<T>> {
+        let found = match self.lists.get_mut(slot.index as usize) {
+            Some(found) if slot.owner == self.owner => (&mut *found.list as &mut dyn Any).downcast_mut(),
+            _ => None,
+        };
+        debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
+        found
+    }
+
+    fn declare_table<K: Key, V: StateValue>(
+        &mut self,
+        kind: &str,
+        name: &str,
+        function: Box<dyn Any + Send>,
+    ) -> Result<Slot, Error> {
+        codec::check::<(K, V)>().map_err(|why| self.unstorable(name, why))?;
+        let declared = schema::keyed::<K, V>(kind);
+        self.check_name(name, &declared)?;
+        let (restored, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.kept_tables).into_iter().partition(|kept| kept.name == name);
+        self.kept_tables = kept;
+        let mut table = Table::<K, V>::new();
+        for group in restored.into_iter().flat_map(|restored| Arc::unwrap_or_clone(restored.groups)) {
+            decode_group(&group, self.max_parallelism, |key, hash, value| table.insert(key, hash, value))
+                .map_err(|error| {
+                    let what = format!("state `{name}` cannot be restored");
+                    self.named(Error::new(error.kind(), what).because(error))
+                })?;
+        }
+        self.tables.push(TableSlot {
+            name: name.to_owned(),
+            schema: declared,
+            table: Box::new(table),
+            function,
+        });
+        self.slot(self.tables.len() - 1)
+    }
+
+    /// Whether a state of this name and schema can be declared.
+    fn check_name(&self, name: &str, declared: &StateSchema) -> Result<(), Error> {
+        if name.is_empty() {
+            let what = "a state has an empty name: its name is what it is found by after a restart";
+            return Err(self.named(Error::new(ErrorKind::Program, what)));
+        }
+        let taken = self.tables.iter().any(|slot| slot.name == name)
+            || self.lists.iter().any(|slot| slot.name == name);
+        if taken {
+            let what = format!(
+                "state `{name}` is declared twice: give each state of an operator its own name, and keep the handle \
+                 to use a state in several places"
+            );
+            return Err(self.named(Error::new(ErrorKind::Program, what)));
+        }
+        let tables = self.kept_tables.iter().filter(|kept| kept.name == name).map(|kept| &kept.schema);
+        let lists = self.kept_lists.iter().filter(|kept| kept.name == name).map(|kept| &kept.schema);
+        tables
+            .chain(lists)
+            .try_for_each(|stored| schema::check(&self.operator, name, stored, declared))
+            .map_err(|error| self.named(error))
+    }
+
+    fn slot(&self, index: usize) -> Result<Slot, Error> {
+        let index = u32::try_from(index)
+            .map_err(|error| self.named(Error::new(ErrorKind::Program, "too many states").because(error)))?;
+        Ok(Slot { owner: self.owner, index })
+    }
+
+    fn unstorable(&self, name: &str, why: Error) -> Error {
+        self.named(
+            Error::new(ErrorKind::Program, format!("the type of state `{name}` cannot be stored"))
+                .because(why),
+        )
+    }
+
+    fn named(&self, error: Error) -> Error {
+        let error = error.operator(&self.operator);
+        match self.checkpoint {
+            Some(checkpoint) => error.checkpoint(checkpoint),
+            None => error,
+        }
+    }
+}
+
+const FOREIGN_HANDLE: &str = "a state handle was used that was not declared by operator";
+
+/// Carries a state that nothing was declared for into the next checkpoint.
+struct CarriedOver {
+    groups: Arc<Vec<EncodedGroup>>,
+    next: usize,
+}
+
+impl GroupEncoder for CarriedOver {
+    fn next_group(&mut self) -> Result<Option<EncodedGroup>, Error> {
+        let group = self.groups.get(self.next).cloned();
+        self.next += 1;
+        Ok(group)
+    }
+}
+
+/// Says in errors which state it was.
+struct Named {
+    operator: OperatorId,
+    state: String,
+    groups: Box<dyn GroupEncoder>,
+}
+
+impl GroupEncoder for Named {
+    fn next_group(&mut self) -> Result<Option<EncodedGroup>, Error> {
+        self.groups.next_group().map_err(|error| {
+            let what = format!("state `{}` cannot be stored", self.state);
+            Error::new(error.kind(), what).operator(&self.operator).because(error)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

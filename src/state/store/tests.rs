@@ -1,0 +1,212 @@
+use super::*;
+use crate::state::test_context::Fake;
+use crate::types::KeyGroup;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+fn store(restored: RestoredOperator) -> StateStore {
+    StateStore::new("op".into(), MaxParallelism::new(128).unwrap(), restored)
+}
+
+/// Reads a snapshot and makes of it what a restart gets.
+fn restored(snapshot: StoreSnapshot) -> RestoredOperator {
+    let keyed = snapshot
+        .keyed
+        .into_iter()
+        .map(|mut state| RestoredKeyed {
+            name: state.name,
+            schema: state.schema,
+            groups: std::iter::from_fn(|| state.groups.next_group().unwrap()).collect(),
+        })
+        .collect();
+    RestoredOperator { checkpoint: Some(CheckpointId(7)), keyed, lists: snapshot.lists }
+}
+
+fn filled() -> RestoredOperator {
+    let mut ctx = Fake::<u64>::new();
+    let sum = ctx.store.value::<u64, (u64, i64)>("sum").unwrap();
+    let map = ctx.store.map::<u64, String, u8>("map").unwrap();
+    let names = ctx.store.split_list::<String>("names").unwrap();
+    for key in 0..1000 {
+        sum.set(ctx.at(key), (key, -1));
+        map.insert(&mut ctx, "x".to_owned(), 1);
+    }
+    names.add_all(&mut ctx, ["a".to_owned(), "b".to_owned()]);
+    restored(ctx.store.freeze().unwrap())
+}
+
+#[test]
+fn everything_comes_back_after_a_restart() {
+    let mut ctx = Fake::<u64>::restored(filled());
+    assert!(ctx.store.is_restored());
+    let sum = ctx.store.value::<u64, (u64, i64)>("sum").unwrap();
+    let map = ctx.store.map::<u64, String, u8>("map").unwrap();
+    let names = ctx.store.split_list::<String>("names").unwrap();
+    assert_eq!((ctx.entries("sum"), ctx.entries("map")), (1000, 1000));
+    for key in 0..1000 {
+        assert_eq!(sum.get(ctx.at(key)), Some((key, -1)));
+        assert_eq!(map.get(&ctx, &"x".to_owned()), Some(1));
+    }
+    assert_eq!(names.get(&ctx), ["a", "b"]);
+    assert_eq!(restored(ctx.store.freeze().unwrap()), filled());
+}
+
+#[test]
+fn a_state_that_is_not_declared_is_kept_unchanged() {
+    let mut next = store(filled());
+    next.value::<u64, u8>("new").unwrap();
+    assert_eq!(restored(next.freeze().unwrap()), filled());
+    // Declared after all, it is there.
+    next.value::<u64, (u64, i64)>("sum").unwrap();
+    assert_eq!(next.entries("sum"), Some(1000));
+    assert_eq!(restored(next.freeze().unwrap()), filled());
+}
+
+#[test]
+fn parts_from_several_old_subtasks_are_one_state() {
+    let mut whole = filled();
+    let mut parts = whole.clone();
+    let upper = parts.keyed[1].groups.split_off(50);
+    parts.keyed.insert(0, RestoredKeyed { groups: upper, ..whole.keyed[1].clone() });
+    let last = parts.lists[0].elements.split_off(1);
+    parts.lists.push(RestoredList { elements: last, ..whole.lists[0].clone() });
+    let mut kept = store(parts.clone());
+    assert_eq!(restored(kept.freeze().unwrap()), whole);
+    let mut declared = Fake::<u64>::restored(parts);
+    declared.store.value::<u64, (u64, i64)>("sum").unwrap();
+    let names = declared.store.split_list::<String>("names").unwrap();
+    assert_eq!(declared.entries("sum"), 1000);
+    assert_eq!(names.get(&declared), ["a", "b"]);
+    whole.checkpoint = None;
+    assert!(!store(whole).is_restored());
+}
+
+#[test]
+fn s15_6_states_without_content_are_not_in_the_snapshot() {
+    let mut ctx = Fake::<u64>::new();
+    let value = ctx.store.value::<u64, u64>("v").unwrap();
+    let list = ctx.store.split_list::<u64>("l").unwrap();
+    assert!(ctx.store.freeze().unwrap().is_empty());
+    value.set(ctx.at(1), 1);
+    list.add(&mut ctx, 1);
+    assert!(!ctx.store.freeze().unwrap().is_empty());
+    value.clear(&mut ctx);
+    list.clear(&mut ctx);
+    assert!(ctx.store.freeze().unwrap().is_empty());
+    assert!(store(RestoredOperator::default()).freeze().unwrap().is_empty());
+}
+
+fn refused<T: fmt::Debug>(result: Result<T, Error>, kind: ErrorKind, parts: &[&str]) {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), kind, "{error}");
+    for part in parts.iter().chain(&["operator `op`"]) {
+        assert!(error.to_string().contains(part), "`{part}` is missing in: {error}");
+    }
+}
+
+#[test]
+fn a_name_is_used_once() {
+    let mut store = store(RestoredOperator::default());
+    store.value::<u64, u64>("x").unwrap();
+    refused(store.value::<u64, u64>("x"), ErrorKind::Program, &["`x`", "declared twice"]);
+    refused(store.split_list::<u64>("x"), ErrorKind::Program, &["`x`", "declared twice"]);
+    refused(store.value::<u64, u64>(""), ErrorKind::Program, &["empty name"]);
+    store.split_list::<u64>("y").unwrap();
+    refused(store.reducing::<u64, u64>("y", |_, _| ()), ErrorKind::Program, &["`y`"]);
+}
+
+#[test]
+fn changed_types_are_refused_with_both_shapes() {
+    let is = |restored: RestoredOperator| store(restored);
+    let program = ErrorKind::Program;
+    let stored = "value of `(u64, i64)` by key `u64`";
+    refused(is(filled()).value::<u64, (u64, u64)>("sum"), program, &["`sum`", stored, "`(u64, u64)`"]);
+    refused(is(filled()).value::<String, (u64, i64)>("sum"), program, &[stored, "key `str`", "checkpoint 7"]);
+    refused(is(filled()).list::<u64, u8>("sum"), program, &[stored, "list of `seq<u8>`"]);
+    refused(is(filled()).split_list::<u8>("sum"), program, &[stored, "split-list of `u8`"]);
+    refused(is(filled()).value::<u64, u8>("names"), program, &["split-list of `str`", "value of `u8`"]);
+    // Refused is not lost.
+    let mut store = is(filled());
+    assert!(store.value::<u64, u8>("sum").is_err());
+    assert_eq!(restored(store.freeze().unwrap()), filled());
+}
+
+#[test]
+fn undecodable_bytes_are_refused() {
+    let mut damaged = filled();
+    damaged.keyed[1].groups[3].bytes.pop();
+    refused(
+        store(damaged).value::<u64, (u64, i64)>("sum"),
+        ErrorKind::Corrupt,
+        &["`sum`", "key group", "checkpoint 7"],
+    );
+    let mut foreign = filled();
+    foreign.keyed[1].groups[3].group = KeyGroup(99);
+    refused(store(foreign).value::<u64, (u64, i64)>("sum"), ErrorKind::Corrupt, &["belongs to key group"]);
+    let mut damaged = filled();
+    damaged.lists[0].elements[1] = vec![200];
+    refused(store(damaged).split_list::<String>("names"), ErrorKind::Corrupt, &["element 1", "`names`"]);
+}
+
+/// Cannot be encoded.
+#[derive(Clone)]
+struct Stubborn;
+
+impl Serialize for Stubborn {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("no"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Stubborn {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Ok(Self)
+    }
+}
+
+#[test]
+fn values_that_cannot_be_encoded_are_named() {
+    let mut ctx = Fake::<u64>::new();
+    let value = ctx.store.value::<u64, Stubborn>("v").unwrap();
+    value.set(ctx.at(1), Stubborn);
+    let mut snapshot = ctx.store.freeze().unwrap();
+    refused(snapshot.keyed[0].groups.next_group(), ErrorKind::Failed, &["`v`", "key group"]);
+    let list = ctx.store.split_list::<Stubborn>("l").unwrap();
+    list.add(&mut ctx, Stubborn);
+    refused(ctx.store.freeze(), ErrorKind::Failed, &["`l`"]);
+}
+
+#[test]
+#[cfg(debug_assertions)]
+#[should_panic(expected = "not declared by operator op")]
+fn a_handle_of_another_operator_is_noticed() {
+    let mut other =
+        StateStore::new("other".into(), MaxParallelism::new(128).unwrap(), RestoredOperator::default());
+    let foreign = other.value::<u64, u64>("v").unwrap();
+    let mut ctx = Fake::<u64>::new();
+    ctx.store.value::<u64, u64>("v").unwrap();
+    foreign.get(ctx.at(1));
+}
+
+#[test]
+#[cfg(not(debug_assertions))]
+fn a_handle_of_another_operator_finds_nothing() {
+    let mut other =
+        StateStore::new("other".into(), MaxParallelism::new(128).unwrap(), RestoredOperator::default());
+    let foreign = other.value::<u64, u64>("v").unwrap();
+    let mut ctx = Fake::<u64>::new();
+    let own = ctx.store.value::<u64, u64>("v").unwrap();
+    own.set(ctx.at(1), 1);
+    foreign.set(&mut ctx, 9);
+    assert_eq!((foreign.get(&ctx), own.get(&ctx)), (None, Some(1)));
+}
+
+#[test]
+fn handles_and_stores_may_change_threads_and_types_need_not() {
+    fn send<T: Send>() {}
+    fn plain<T: Copy + fmt::Debug>() {}
+    send::<StateStore>();
+    send::<StoreSnapshot>();
+    plain::<ValueState<String>>();
+    plain::<MapState<String, String>>();
+    plain::<ReducingState<std::rc::Rc<u8>>>();
+}

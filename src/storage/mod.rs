@@ -1,0 +1,29 @@
+//! Durable I/O: the [`Disk`] trait, and on it checkpoint storage and the job log.
+
+mod disk;
+mod fault;
+#[cfg(test)]
+mod format_v1;
+mod job_folder;
+mod job_log;
+mod job_storage;
+mod layout;
+mod local;
+mod log_view;
+mod memory;
+mod options;
+mod owned_job;
+mod state_file;
+#[cfg(test)]
+mod test_support;
+
+pub use disk::{Disk, DiskFile, DiskLock, SharedDisk, TEMP_PREFIX};
+pub use fault::{Fault, FaultyDisk};
+pub use job_storage::{JobStorage, Opened};
+pub(crate) use layout::check_job_name;
+pub use local::LocalDisk;
+pub(crate) use local::blocking;
+pub use memory::MemoryDisk;
+pub use options::{FileSystem, Memory, OnDisk, Storage};
+pub use owned_job::{CompleteError, OwnedJob};
+pub use state_file::StateFileWriter;

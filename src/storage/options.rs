@@ -1,0 +1,134 @@
+//! Where checkpoints go: what a job is given.
+
+use super::disk::SharedDisk;
+use super::local::LocalDisk;
+use super::memory::MemoryDisk;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Where the checkpoints of jobs are kept: a disk and a folder on it. Each job has a folder of its name in there.
+pub trait Storage: fmt::Debug + Send + Sync + 'static {
+    /// What reads and writes the files.
+    fn disk(&self) -> SharedDisk;
+
+    /// The folder that holds the folders of the jobs.
+    fn root(&self) -> PathBuf;
+
+    /// The most bytes that one state of one subtask may take in a checkpoint, `None` for no limit.
+    fn max_state_size(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// Checkpoints in a folder of the local file system: they survive the process and, where the folder is on a lasting drive,
+/// the machine. Start with this one. (Flink's `FileSystemCheckpointStorage`.)
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSystem {
+    root: PathBuf,
+}
+
+impl FileSystem {
+    /// In this folder, which is made when the first job starts. A relative path is relative to the working directory of
+    /// the process at each access, so give an absolute one to a service that changes it.
+    ///
+    /// Two jobs may share the folder if their names differ. Two processes may not run one job in it at a time; on one
+    /// machine the second is refused, on a network drive the file system's locks must work for that.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+}
+
+impl Storage for FileSystem {
+    fn disk(&self) -> SharedDisk {
+        Arc::new(LocalDisk::new())
+    }
+
+    fn root(&self) -> PathBuf {
+        self.root.clone()
+    }
+}
+
+/// Checkpoints in the memory of the process: they survive a restart of the dataflow, and are lost with the process.
+///
+/// For tests, for trying things out, and for jobs whose input can be read again from its beginning. Clones share what is
+/// kept, so a job started again with the same `Memory` goes on. (Flink's `JobManagerCheckpointStorage`.)
+#[derive(Debug, Clone)]
+pub struct Memory {
+    disk: MemoryDisk,
+    max_state_size: u64,
+}
+
+impl Memory {
+    /// The default of [`Memory::max_state_size`]: 5 MiB, as in Flink.
+    pub const DEFAULT_MAX_STATE_SIZE: u64 = 5 * 1024 * 1024;
+
+    /// An empty one, with the default limit.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { disk: MemoryDisk::new(), max_state_size: Self::DEFAULT_MAX_STATE_SIZE }
+    }
+
+    /// The most bytes that one state of one subtask may take in a checkpoint; a checkpoint with more of it fails. Default
+    /// 5 242 880. A higher limit allows larger states, and each retained checkpoint costs that much memory; beyond some
+    /// 100 MB use [`FileSystem`].
+    #[must_use]
+    pub fn max_state_size(self, bytes: u64) -> Self {
+        Self { max_state_size: bytes, ..self }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Storage for Memory {
+    fn disk(&self) -> SharedDisk {
+        Arc::new(self.disk.clone())
+    }
+
+    fn root(&self) -> PathBuf {
+        PathBuf::from("memory")
+    }
+
+    fn max_state_size(&self) -> Option<u64> {
+        Some(self.max_state_size)
+    }
+}
+
+/// Checkpoints on a disk of your own: an object store, a disk that fails on purpose.
+#[derive(Debug, Clone)]
+pub struct OnDisk {
+    disk: SharedDisk,
+    root: PathBuf,
+    max_state_size: Option<u64>,
+}
+
+impl OnDisk {
+    /// In the folder `root` of `disk`, without a limit of state size.
+    pub fn new(disk: SharedDisk, root: impl Into<PathBuf>) -> Self {
+        Self { disk, root: root.into(), max_state_size: None }
+    }
+
+    /// See [`Memory::max_state_size`]. None by default.
+    #[must_use]
+    pub fn max_state_size(self, bytes: u64) -> Self {
+        Self { max_state_size: Some(bytes), ..self }
+    }
+}
+
+impl Storage for OnDisk {
+    fn disk(&self) -> SharedDisk {
+        Arc::clone(&self.disk)
+    }
+
+    fn root(&self) -> PathBuf {
+        self.root.clone()
+    }
+
+    fn max_state_size(&self) -> Option<u64> {
+        self.max_state_size
+    }
+}

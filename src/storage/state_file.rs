@@ -1,0 +1,212 @@
+//! The large files of a checkpoint: the state of one subtask, one segment after the other.
+//!
+//! A file is the [preamble](envelope::preamble) and then bytes; where the segments are and what their checksums are, says the manifest.
+
+use super::disk::{DiskFile, SharedDisk};
+use super::layout;
+use crate::checkpoint::envelope::{self, Format, PREAMBLE};
+use crate::checkpoint::metadata::Segment;
+use crate::error::{Error, ErrorKind};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The file format. The content of segments is described by the manifest, whose version covers it.
+pub(crate) const FORMAT: Format = Format { kind: *b"STAT", version: 1 };
+
+/// How much is collected before it is written: large enough that the cost of a call does not matter, small enough that
+/// memory does not.
+const BUFFER: usize = 1 << 20;
+
+/// Writes a state file. It is made when there is something to write, so that a subtask without state makes none.
+///
+/// After an error, or when a call was given up halfway, every further call is an error: the file is useless and goes with its
+/// folder.
+#[derive(Debug)]
+pub struct StateFileWriter {
+    disk: SharedDisk,
+    folder: PathBuf,
+    name: String,
+    max_state_size: Option<u64>,
+    file: Option<Box<dyn DiskFile>>,
+    buffer: Vec<u8>,
+    /// Bytes of the file so far, those in the buffer included.
+    len: u64,
+    state: String,
+    state_len: u64,
+    broken: bool,
+}
+
+impl StateFileWriter {
+    /// A file of this name (with `/` between the parts) in the job's folder.
+    pub(super) fn new(disk: SharedDisk, folder: PathBuf, name: String, max_state_size: Option<u64>) -> Self {
+        Self {
+            disk,
+            folder,
+            state: name.clone(),
+            name,
+            max_state_size,
+            file: None,
+            buffer: Vec::new(),
+            len: 0,
+            state_len: 0,
+            broken: false,
+        }
+    }
+
+    /// The segments that follow belong to this state: its name for errors, and its size counts from here.
+    pub fn begin_state(&mut self, name: impl Into<String>) {
+        self.state = name.into();
+        self.state_len = 0;
+    }
+
+    /// Appends a segment and says where it will be found, once [`finish`](Self::finish) has succeeded.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] if the state grows larger than the storage allows, [`ErrorKind::Cancelled`],
+    /// [`ErrorKind::Storage`].
+    pub async fn write_segment(&mut self, bytes: &[u8]) -> Result<Segment, Error> {
+        self.check_usable()?;
+        self.broken = true;
+        self.state_len = self.state_len.saturating_add(bytes.len() as u64);
+        self.check_size()?;
+        if self.len == 0 {
+            self.append(&envelope::preamble(FORMAT)).await?;
+        }
+        let offset = self.len;
+        self.append(bytes).await?;
+        self.broken = false;
+        Ok(Segment {
+            file: self.name.clone(),
+            offset,
+            len: bytes.len() as u64,
+            crc32c: crc32c::crc32c(bytes),
+        })
+    }
+
+    /// Makes the content survive a crash, and returns the length of the file; 0 if there is none as nothing was written. The
+    /// *name* survives once the checkpoint is completed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`], [`ErrorKind::Storage`].
+    pub async fn finish(mut self) -> Result<u64, Error> {
+        self.check_usable()?;
+        if self.len == 0 {
+            return Ok(0);
+        }
+        self.flush().await?;
+        let path = self.path();
+        match &mut self.file {
+            Some(file) => {
+                file.sync().await.map_err(|error| layout::io_error("sync the state", &path, error))?
+            }
+            None => return Err(self.unusable()),
+        }
+        Ok(self.len)
+    }
+
+    async fn append(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let room = BUFFER.saturating_sub(self.buffer.len()).min(bytes.len());
+            let (now, later) = bytes.split_at(room);
+            self.buffer.extend_from_slice(now);
+            self.len += now.len() as u64;
+            bytes = later;
+            if self.buffer.len() >= BUFFER {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), Error> {
+        let path = self.path();
+        let failed = |error| layout::io_error("write the state", &path, error);
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(self.disk.create(&path).await.map_err(failed)?),
+        };
+        if !self.buffer.is_empty() {
+            file.write(std::mem::take(&mut self.buffer)).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join(&self.name)
+    }
+
+    fn unusable(&self) -> Error {
+        let message = "this state file is unusable, because an earlier write to it failed";
+        Error::new(ErrorKind::Storage, message).at(&self.path())
+    }
+
+    fn check_usable(&self) -> Result<(), Error> {
+        if self.broken { Err(self.unusable()) } else { Ok(()) }
+    }
+
+    fn check_size(&self) -> Result<(), Error> {
+        match self.max_state_size {
+            Some(limit) if self.state_len > limit => {
+                let message = format!(
+                    "state `{}` has {} bytes or more in one subtask, and this storage takes {limit} per state: \
+                     keep checkpoints in a `FileSystem`, raise `max_state_size`, or run at a higher parallelism",
+                    self.state, self.state_len
+                );
+                Err(Error::new(ErrorKind::Configuration, message).at(&self.path()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Reads a segment of a file in the job's folder and checks it.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`] if the file is gone, too short or damaged; [`ErrorKind::Storage`].
+pub(crate) async fn read_segment(
+    disk: &SharedDisk,
+    folder: &Path,
+    segment: &Segment,
+) -> Result<Vec<u8>, Error> {
+    let path = layout::resolve(folder, &segment.file)?;
+    let what = || format!("{} bytes at {} of a state file", segment.len, segment.offset);
+    let corrupt =
+        |why: String| Error::new(ErrorKind::Corrupt, format!("{} cannot be read: {why}", what())).at(&path);
+    let bytes = match disk.read_range(&path, segment.offset, segment.len).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(corrupt("it is missing".into())),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Err(corrupt("it is too short".into()).because(error));
+        }
+        Err(error) => return Err(layout::io_error("read the state", &path, error)),
+    };
+    let found = crc32c::crc32c(&bytes);
+    if found != segment.crc32c {
+        let expected = segment.crc32c;
+        return Err(corrupt(format!("they are damaged: checksum {found:08x}, expected {expected:08x}")));
+    }
+    Ok(bytes)
+}
+
+/// Checks that a state file is one, in a version that can be read, and has at least `len` bytes. Reads only its start.
+///
+/// # Errors
+/// As [`read_segment`].
+pub(crate) async fn check_file(disk: &SharedDisk, folder: &Path, file: &str, len: u64) -> Result<(), Error> {
+    let path = layout::resolve(folder, file)?;
+    let corrupt =
+        |why: String| Error::new(ErrorKind::Corrupt, format!("a state file cannot be read: {why}")).at(&path);
+    let failed = |error| layout::io_error("read the state", &path, error);
+    let Some(found) = disk.len(&path).await.map_err(failed)? else {
+        return Err(corrupt("it is missing".into()));
+    };
+    let start = disk.read_range(&path, 0, found.min(PREAMBLE as u64)).await.map_err(failed)?;
+    envelope::check_preamble(FORMAT, &start).map_err(|error| corrupt(error.to_string()))?;
+    if found < len {
+        return Err(corrupt(format!("it has {found} bytes, expected {len}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+use super::*;
+use crate::storage::{Disk, Fault, FaultyDisk, MemoryDisk};
+use std::sync::Arc;
+
+const NAME: &str = "chk-1-g1/state-a0-0.0";
+
+async fn disk() -> SharedDisk {
+    let disk = MemoryDisk::new();
+    disk.create_dir(Path::new("/job/chk-1-g1")).await.unwrap();
+    Arc::new(disk)
+}
+
+fn writer(disk: &SharedDisk, max_state_size: Option<u64>) -> StateFileWriter {
+    StateFileWriter::new(Arc::clone(disk), "/job".into(), NAME.into(), max_state_size)
+}
+
+async fn read(disk: &SharedDisk, segment: &Segment) -> Result<Vec<u8>, Error> {
+    read_segment(disk, Path::new("/job"), segment).await
+}
+
+fn path() -> PathBuf {
+    Path::new("/job").join(NAME)
+}
+
+#[tokio::test]
+async fn segments_come_back_as_they_were_written() {
+    let disk = disk().await;
+    let mut file = writer(&disk, None);
+    // Below, at and far above what is collected in memory.
+    let contents: Vec<Vec<u8>> =
+        [0, 1, 100, BUFFER - 1, BUFFER, 3 * BUFFER + 17].iter().map(|len| vec![*len as u8; *len]).collect();
+    let mut segments = Vec::new();
+    for content in &contents {
+        segments.push(file.write_segment(content).await.unwrap());
+    }
+    let len = file.finish().await.unwrap();
+    assert_eq!(disk.len(&path()).await.unwrap(), Some(len));
+    assert_eq!((segments[0].file.as_str(), segments[0].offset, segments[2].offset), (NAME, 16, 17));
+    for (segment, content) in segments.iter().zip(&contents) {
+        assert_eq!(&read(&disk, segment).await.unwrap(), content);
+    }
+    assert_eq!(&disk.read_range(&path(), 0, 16).await.unwrap(), b"STRANDLNSTAT\x01\0\0\0");
+    check_file(&disk, Path::new("/job"), NAME, len).await.unwrap();
+}
+
+#[tokio::test]
+async fn it_is_written_in_few_large_pieces() {
+    let faulty = FaultyDisk::new(disk().await);
+    let disk: SharedDisk = Arc::new(faulty.clone());
+    let mut file = writer(&disk, None);
+    for _ in 0..4096 {
+        file.write_segment(&[7; 1000]).await.unwrap();
+    }
+    file.finish().await.unwrap();
+    assert_eq!(faulty.operations(), 1 + 4 + 1, "create, four writes, sync");
+}
+
+#[tokio::test]
+async fn no_state_makes_no_file() {
+    let disk = disk().await;
+    assert_eq!(writer(&disk, None).finish().await.unwrap(), 0);
+    assert_eq!(disk.len(&path()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn g1_a_state_above_the_limit_is_refused_with_its_name() {
+    let disk = disk().await;
+    let mut file = writer(&disk, Some(10));
+    file.begin_state("first");
+    file.write_segment(&[0; 10]).await.unwrap();
+    file.begin_state("sum");
+    file.write_segment(&[0; 6]).await.unwrap();
+    let error = file.write_segment(&[0; 5]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    let text = error.to_string();
+    assert!(text.contains("state `sum` has 11 bytes") && text.contains("takes 10 per state"), "{text}");
+    assert!(file.write_segment(&[]).await.is_err() && file.finish().await.is_err(), "no way back");
+}
+
+#[tokio::test]
+async fn after_a_failed_write_the_file_is_unusable() {
+    for operation in 1..=2 {
+        let faulty = FaultyDisk::new(disk().await).fail_once_at(operation, Fault::Torn);
+        let disk: SharedDisk = Arc::new(faulty);
+        let mut file = writer(&disk, None);
+        let error = file.write_segment(&vec![0; 2 * BUFFER]).await.unwrap_err();
+        assert_eq!((error.kind(), error.path()), (ErrorKind::Storage, Some(&*path())));
+        assert!(file.write_segment(&[0]).await.is_err() && file.finish().await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_second_writer_of_the_same_file_is_refused() {
+    let disk = disk().await;
+    let mut file = writer(&disk, None);
+    file.write_segment(b"first").await.unwrap();
+    file.finish().await.unwrap();
+    let mut file = writer(&disk, None);
+    file.write_segment(b"second").await.unwrap();
+    assert_eq!(file.finish().await.unwrap_err().kind(), ErrorKind::Storage);
+}
+
+#[tokio::test]
+async fn what_is_damaged_short_or_gone_is_told_apart_and_named() {
+    let disk = disk().await;
+    let mut file = writer(&disk, None);
+    let segment = file.write_segment(b"content").await.unwrap();
+    file.finish().await.unwrap();
+    let fault = async |segment: &Segment| {
+        let error = read(&disk, segment).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        error.to_string()
+    };
+    let other = Segment { crc32c: 1, ..segment.clone() };
+    let expected = format!("checksum {:08x}, expected 00000001", segment.crc32c);
+    assert!(fault(&other).await.contains(&expected));
+    for len in [8, u64::MAX] {
+        let longer = Segment { len, ..segment.clone() };
+        assert!(fault(&longer).await.contains("it is too short"));
+    }
+    let gone = Segment { file: "chk-1-g1/other".into(), ..segment.clone() };
+    let text = fault(&gone).await;
+    assert!(text.contains("it is missing") && text.contains("/job/chk-1-g1/other"), "{text}");
+    let outside = Segment { file: "../x".into(), ..segment.clone() };
+    assert!(fault(&outside).await.contains("not inside the job's folder"));
+    let error = check_file(&disk, Path::new("/job"), NAME, 24).await.unwrap_err();
+    assert!(error.to_string().contains("it has 23 bytes, expected 24"), "{error}");
+}

@@ -1,0 +1,241 @@
+//! `word_count` is killed at random moments, again and again, and its output is exactly that of a run without failures.
+//!
+//! Only *when* it is killed depends on time; what must hold afterwards does not. `STRANDLINE_KILLS` sets how many kills there are at
+//! least (20), `STRANDLINE_SEED` repeats the inputs and choices of a run that failed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods)] // this is the world outside of a job: real threads, real time
+
+mod example;
+
+use example::{Run, everything_in};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+#[test]
+fn committed_lines_are_exactly_1_to_n_of_every_word_whenever_it_is_killed() {
+    let wanted = setting("STRANDLINE_KILLS").unwrap_or(20);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let seed = setting("STRANDLINE_SEED").unwrap_or(now.as_micros() as u64);
+    println!("STRANDLINE_SEED={seed} STRANDLINE_KILLS={wanted}");
+    let mut random = Random(seed);
+    let mut kills = 0;
+    // One story is enough, unless the machine is so fast, or so many kills are wanted, that the input ends before.
+    while kills < wanted {
+        kills += story(&mut random, wanted - kills);
+    }
+}
+
+/// One job from its first start to its end, killed until there were `wanted` kills after a new checkpoint. Gives how many there were.
+fn story(random: &mut Random, wanted: u64) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let inputs = inputs(random, folder.path());
+    let expected = plain_loop(&inputs);
+    let (output, checkpoints) = (folder.path().join("output"), folder.path().join("checkpoints"));
+    let start = |random: &mut Random, limited: bool| {
+        let mut command = Command::new(example::binary("word_count"));
+        command
+            .arg("--input")
+            .args(&inputs)
+            .arg("--output")
+            .arg(&output)
+            .arg("--checkpoints")
+            .arg(&checkpoints);
+        command.args(["--parallelism", &(1 + random.below(4)).to_string()]);
+        command.args(["--interval", ["20ms", "50ms", "200ms"][random.index(3)]]);
+        if limited {
+            command.args(["--rate", &[300, 1_000, 3_000][random.index(3)].to_string()]);
+        }
+        Run::start(&mut command)
+    };
+
+    let (mut kills, mut early, mut late) = (0, 0, 0);
+    let mut running = true;
+    while running && kills < wanted {
+        let mut run = start(random, true);
+        if random.below(5) == 0 {
+            // During the start, or what follows it.
+            random.pause(60);
+            running = run.kill().killed();
+            early += u64::from(running);
+            continue;
+        }
+        if run.says("checkpoint ") {
+            let at_once = random.below(3) == 0;
+            random.pause(if at_once { 2 } else { 250 });
+            running = run.kill().killed();
+            kills += u64::from(running);
+        } else {
+            run.wait().well();
+            running = false;
+        }
+    }
+    // The rest at full speed, killed a few times more, perhaps just when it ends.
+    for _ in 0..4 {
+        if !running {
+            break;
+        }
+        let run = start(random, false);
+        random.pause(1_200);
+        running = run.kill().killed();
+        late += u64::from(running);
+    }
+    if running {
+        start(random, false).wait().well();
+    }
+    println!("{kills} kills after a new checkpoint, {early} early ones, {late} on the last stretch");
+
+    assert_exact(&output, &expected);
+    let before = (everything_in(&output), everything_in(&checkpoints));
+    let again = start(random, false).wait().well();
+    assert!(again.says("finished run"), "{:#?}", again.lines);
+    assert!(
+        before == (everything_in(&output), everything_in(&checkpoints)),
+        "a start after the end changed something"
+    );
+    kills
+}
+
+/// Nothing but the lines 1 to n of every word, each once, and no file in progress.
+fn assert_exact(output: &Path, expected: &BTreeMap<String, u64>) {
+    let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for file in fs::read_dir(output).unwrap() {
+        let file = file.unwrap().path();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(!name.starts_with(['.', '_']), "{name} was left");
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.ends_with('\n'), "{name} does not end with a line");
+        // Not `lines()`: only `\n` may end a line, and a word is what is before the only tab.
+        for line in text.strip_suffix('\n').unwrap().split('\n') {
+            let (word, n) = line.split_once('\t').unwrap_or_else(|| panic!("{name}: {line:?}"));
+            found.entry(word.to_owned()).or_default().push(n.parse().unwrap());
+        }
+    }
+    for (word, n) in expected {
+        let mut lines = found.remove(word).unwrap_or_default();
+        lines.sort_unstable();
+        if !lines.iter().copied().eq(1..=*n) {
+            let wrong = lines.iter().zip(1..).find(|(found, expected)| **found != *expected);
+            panic!(
+                "{word:?}: {} lines instead of {n}, first wrong (found, expected): {wrong:?}",
+                lines.len()
+            );
+        }
+    }
+    assert!(found.is_empty(), "words that are in no input: {:?}", found.keys().collect::<Vec<_>>());
+}
+
+fn plain_loop(inputs: &[PathBuf]) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for input in inputs {
+        let mut text = fs::read(input).unwrap();
+        if input.extension().is_some_and(|extension| extension == "gz") {
+            let packed = std::mem::take(&mut text);
+            std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(packed.as_slice()), &mut text)
+                .unwrap();
+        }
+        for word in String::from_utf8(text).unwrap().split_whitespace() {
+            *counts.entry(word.to_owned()).or_default() += 1;
+        }
+    }
+    counts
+}
+
+/// Files of unequal length: several splits long, packed, without `\n` at the end, with `\r\n`, one line, empty.
+fn inputs(random: &mut Random, folder: &Path) -> Vec<PathBuf> {
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let large = text(random, 60_000, "\n");
+    let small = text(random, 2_000, "\r\n");
+    let mut paths = vec![
+        write("large.txt", &large),
+        write("small.txt", &small),
+        write("no-end.txt", text(random, 5_000, "\n").trim_end()),
+        write("one line ä.txt", "\u{feff}one line"),
+        write("empty.txt", ""),
+    ];
+    assert!(large.len() > 4 * 1024 * 1024, "not longer than a split");
+    let packed = folder.join("packed.txt.gz");
+    let mut file =
+        flate2::write::GzEncoder::new(fs::File::create(&packed).unwrap(), flate2::Compression::fast());
+    file.write_all(text(random, 8_000, "\n").as_bytes()).unwrap();
+    file.finish().unwrap();
+    paths.push(packed);
+    paths
+}
+
+/// Words from short and common to long and rare, of all kinds of characters, between all kinds of white space.
+fn text(random: &mut Random, lines: u64, line_end: &str) -> String {
+    const STEMS: [&str; 12] = [
+        "a",
+        "the",
+        "und",
+        "straße",
+        "naïve",
+        "日本語",
+        "слово",
+        "🦀",
+        "e\u{301}",
+        "\u{200b}x",
+        "\0",
+        "Ω\u{7f}",
+    ];
+    const SPACES: [&str; 8] = [" ", " ", " ", " ", "  ", "\u{a0}", "\u{3000}", "\u{b}\u{85}"];
+    let mut text = String::new();
+    for _ in 0..lines {
+        let words = match random.below(1_000) {
+            0 => 5_000 + random.below(10_000),
+            1..100 => 0,
+            _ => random.below(16),
+        };
+        for _ in 0..words {
+            text.push_str(STEMS[random.index(STEMS.len())]);
+            // Few words come often, many come once.
+            let kinds = 1 << (random.below(5) * 4);
+            if let number @ 1.. = random.below(kinds) {
+                text.push_str(&number.to_string());
+            }
+            text.push_str(SPACES[random.index(SPACES.len())]);
+        }
+        text.push_str(line_end);
+    }
+    text
+}
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")))
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn index(&mut self, len: usize) -> usize {
+        self.below(len as u64) as usize
+    }
+
+    /// Up to so many milliseconds.
+    fn pause(&mut self, millis: u64) {
+        std::thread::sleep(Duration::from_micros(self.below(1_000 * millis)));
+    }
+}
