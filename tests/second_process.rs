@@ -16,8 +16,9 @@ const SPLITS: u32 = 2;
 const LEN: u64 = 60;
 const KEYS: u64 = 3;
 
-/// In a child: the folder to run the job in.
+/// In a child: the folder to run the job in, and the job's name. Tests run at once in one process, so each has a name of its own.
 const CHILD: &str = "STRANDLINE_TEST_SECOND_PROCESS";
+const CHILD_JOB: &str = "STRANDLINE_TEST_SECOND_PROCESS_JOB";
 
 fn environment(dir: &Path, take_over: bool) -> (Environment, Gate) {
     let mut env = Environment::builder()
@@ -50,7 +51,7 @@ fn expected() -> Vec<String> {
 /// Not a test of its own: what the child process does. It obeys lines on its input and answers each with a line.
 #[test]
 fn child() {
-    let Ok(dir) = std::env::var(CHILD) else { return };
+    let (Ok(dir), Ok(name)) = (std::env::var(CHILD), std::env::var(CHILD_JOB)) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let say = |text: String| {
         println!("\n> {text}");
@@ -58,7 +59,7 @@ fn child() {
     };
     runtime.block_on(async {
         let (env, gate) = environment(Path::new(&dir), false);
-        let job = match env.start("shared").await {
+        let job = match env.start(&name).await {
             Ok(job) => job,
             Err(error) => return say(format!("refused {:?} {error}", error.kind())),
         };
@@ -91,10 +92,11 @@ struct Other {
 }
 
 impl Other {
-    fn start(dir: &Path) -> Self {
+    fn start(dir: &Path, name: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["child", "--exact", "--nocapture", "--test-threads=1"])
             .env(CHILD, dir)
+            .env(CHILD_JOB, name)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -129,14 +131,14 @@ impl Drop for Other {
 #[tokio::test]
 async fn a_second_process_is_refused_by_name_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let mut first = Other::start(dir.path());
+    let mut first = Other::start(dir.path(), "refused");
     assert_eq!(first.answer(), "started");
     assert_eq!(first.ask("to 20"), "there");
     assert_eq!(first.ask("checkpoint"), "completed 1");
     let before = common::tree(&LocalDisk::new(), &dir.path().join("checkpoints")).await;
 
     let (env, _) = environment(dir.path(), false);
-    let error = in_time("a refused start", env.start("shared")).await.unwrap_err();
+    let error = in_time("a refused start", env.start("refused")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
     assert!(error.to_string().contains(&format!("pid {}", first.child.id())), "{error}");
     assert!(error.to_string().contains("take_over"), "{error}");
@@ -148,7 +150,7 @@ async fn a_second_process_is_refused_by_name_and_changes_nothing() {
     drop(first);
     let (env, gate) = environment(dir.path(), false);
     gate.open_to(u64::MAX);
-    let job = in_time("a start after a kill", env.start("shared")).await.unwrap();
+    let job = in_time("a start after a kill", env.start("refused")).await.unwrap();
     assert_eq!(in_time("the rest", job.wait()).await.unwrap(), JobStatus::Finished);
     assert_eq!(job.resumed_from().map(|id| id.0), Some(2));
     assert_eq!(output(dir.path()).await, expected());
@@ -157,14 +159,14 @@ async fn a_second_process_is_refused_by_name_and_changes_nothing() {
 #[tokio::test]
 async fn a_job_taken_over_stops_at_its_next_checkpoint_and_commits_nothing_more() {
     let dir = tempfile::tempdir().unwrap();
-    let mut first = Other::start(dir.path());
+    let mut first = Other::start(dir.path(), "taken-over");
     assert_eq!(first.answer(), "started");
     assert_eq!(first.ask("to 20"), "there");
     assert_eq!(first.ask("checkpoint"), "completed 1");
     assert_eq!(first.ask("to 30"), "there");
 
     let (env, gate) = environment(dir.path(), true);
-    let job = in_time("taking over", env.start("shared")).await.unwrap();
+    let job = in_time("taking over", env.start("taken-over")).await.unwrap();
     assert_eq!(job.resumed_from().map(|id| id.0), Some(1));
     common::running(&job).await;
     gate.open_to(40);
@@ -193,14 +195,14 @@ async fn a_job_taken_over_while_it_fails_does_not_run_on() {
     local
         .run_until(in_time("both", async {
             let (older, older_gate) = environment_that_fails(dir.path());
-            let older = older.start_local("shared").await.unwrap();
+            let older = older.start_local("taken-over-while-failing").await.unwrap();
             common::running(&older).await;
             older_gate.open_to(20);
             older_gate.reached(SPLITS, 20).await;
             older.checkpoint().await.unwrap();
 
             let (env, gate) = environment(dir.path(), true);
-            let job = env.start_local("shared").await.unwrap();
+            let job = env.start_local("taken-over-while-failing").await.unwrap();
             common::running(&job).await;
             gate.open_to(40);
             gate.reached(SPLITS, 40).await;
