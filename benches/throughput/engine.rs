@@ -119,6 +119,15 @@ impl<T: 'static, F: Fn(&mut (Checksum, u64), T) + 'static> SinkWriter<T> for Tot
         Ok(())
     }
 
+    #[inline]
+    fn write_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result {
+        self.part = records.fold(self.part, |mut part, record| {
+            (self.add)(&mut part, record);
+            part
+        });
+        Ok(())
+    }
+
     async fn flush(&mut self) -> Result {
         Ok(())
     }

@@ -3,11 +3,22 @@
 use super::{Batch, Element, Flow, Output, Partitioner, batch_capacity};
 use crate::error::Result;
 use std::fmt;
+use std::ops::ControlFlow;
 
 /// Sends records and control elements through the channels of one edge.
 pub trait Route<T>: 'static {
     /// Takes one record.
     fn push(&mut self, record: T) -> Result<Flow>;
+
+    /// Takes records as long as there are some and there is room.
+    #[inline]
+    fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
+        let stopped = records.try_for_each(|record| match self.push(record) {
+            Ok(Flow::Ready) => ControlFlow::Continue(()),
+            stopped => ControlFlow::Break(stopped),
+        });
+        stopped.break_value().unwrap_or(Ok(Flow::Ready))
+    }
 
     /// Sends what is buffered.
     fn flush(&mut self);

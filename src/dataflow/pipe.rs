@@ -19,6 +19,10 @@ pub trait Pipe: Clone + Send + 'static {
     /// What comes out of its end.
     type Out: 'static;
 
+    /// The operator that plain stages at its end belong to.
+    #[doc(hidden)]
+    fn owner(&self) -> Option<&OperatorId>;
+
     /// Builds the chain in front of `down`.
     #[doc(hidden)]
     fn build<D: Push<Self::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error>;
@@ -43,6 +47,10 @@ impl<T> Clone for Edge<T> {
 impl<T: 'static> Pipe for Edge<T> {
     type Out = T;
 
+    fn owner(&self) -> Option<&OperatorId> {
+        None
+    }
+
     fn build<D: Push<T>>(self, down: D, _: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
         Ok(Box::new(EdgeHead::new(down)))
     }
@@ -57,6 +65,10 @@ pub(super) struct SourcePipe<S> {
 
 impl<S: Source> Pipe for SourcePipe<S> {
     type Out = S::Record;
+
+    fn owner(&self) -> Option<&OperatorId> {
+        Some(&self.id)
+    }
 
     fn build<D: Push<S::Record>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
         let splits = std::mem::take(&mut context.splits)
@@ -120,6 +132,10 @@ where
 {
     type Out = O::Out;
 
+    fn owner(&self) -> Option<&OperatorId> {
+        Some(&self.id)
+    }
+
     fn build<D: Push<O::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
         let (operator, core) = make::<O, F>(&self.id, &self.factory, context)?;
         Ok(Box::new(KeyedHead::new(self.id, operator, core, self.keyer, down, context.finished)))
@@ -153,6 +169,10 @@ where
 {
     type Out = O::Out;
 
+    fn owner(&self) -> Option<&OperatorId> {
+        Some(&self.id)
+    }
+
     fn build<D: Push<O::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
         let (operator, core) = make::<O, F>(&self.id, &self.factory, context)?;
         let stage = ProcessStage::new(self.id, operator, core, down, context.finished);
@@ -185,8 +205,13 @@ closure_pipe!(FlatMapPipe);
 impl<P: Pipe, U: 'static, F: Fn(P::Out) -> U + Clone + Send + 'static> Pipe for MapPipe<P, F, U> {
     type Out = U;
 
+    fn owner(&self) -> Option<&OperatorId> {
+        self.up.owner()
+    }
+
     fn build<D: Push<U>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
-        self.up.build(MapStage::new(self.f, down), context)
+        let owner = self.up.owner().cloned();
+        self.up.build(MapStage::new(self.f, owner, down), context)
     }
 }
 
@@ -198,24 +223,39 @@ where
 {
     type Out = U;
 
+    fn owner(&self) -> Option<&OperatorId> {
+        self.up.owner()
+    }
+
     fn build<D: Push<U>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
-        self.up.build(TryMapStage::new(self.f, down), context)
+        let owner = self.up.owner().cloned();
+        self.up.build(TryMapStage::new(self.f, owner, down), context)
     }
 }
 
 impl<P: Pipe, F: Fn(&P::Out) -> bool + Clone + Send + 'static> Pipe for FilterPipe<P, F, P::Out> {
     type Out = P::Out;
 
+    fn owner(&self) -> Option<&OperatorId> {
+        self.up.owner()
+    }
+
     fn build<D: Push<P::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
-        self.up.build(FilterStage::new(self.f, down), context)
+        let owner = self.up.owner().cloned();
+        self.up.build(FilterStage::new(self.f, owner, down), context)
     }
 }
 
 impl<P: Pipe, F: Fn(&P::Out) + Clone + Send + 'static> Pipe for InspectPipe<P, F, P::Out> {
     type Out = P::Out;
 
+    fn owner(&self) -> Option<&OperatorId> {
+        self.up.owner()
+    }
+
     fn build<D: Push<P::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
-        self.up.build(InspectStage::new(self.f, down), context)
+        let owner = self.up.owner().cloned();
+        self.up.build(InspectStage::new(self.f, owner, down), context)
     }
 }
 
@@ -227,8 +267,13 @@ where
 {
     type Out = I::Item;
 
+    fn owner(&self) -> Option<&OperatorId> {
+        self.up.owner()
+    }
+
     fn build<D: Push<I::Item>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
-        self.up.build(FlatMapStage::<F, I, D>::new(self.f, down), context)
+        let owner = self.up.owner().cloned();
+        self.up.build(FlatMapStage::<F, I, D>::new(self.f, owner, down), context)
     }
 }
 

@@ -27,18 +27,9 @@ impl<T: 'static, D: Push<T>> Chain for EdgeHead<T, D> {
             return Err(Error::new(ErrorKind::Internal, "a channel carried records of another type").into());
         };
         hashes.clear();
-        let mut rest = Vec::new();
-        let mut flow = Flow::Ready;
-        {
-            let mut records = items.drain(..);
-            while let Some(record) = records.next() {
-                if self.down.push(record)? == Flow::Full {
-                    flow = Flow::Full;
-                    rest.extend(records);
-                    break;
-                }
-            }
-        }
+        let mut records = items.drain(..);
+        let flow = self.down.push_all(&mut records)?;
+        let mut rest: Vec<T> = records.collect();
         items.append(&mut rest);
         Ok(flow)
     }
@@ -58,6 +49,11 @@ impl<T: 'static, R: Route<T>> Push<T> for RouteStage<R> {
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
         self.0.push(record)
+    }
+
+    #[inline]
+    fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
+        self.0.push_all(records)
     }
 
     fn resume(&mut self, _: &mut TaskContext<'_>) -> Result<Flow> {

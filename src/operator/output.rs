@@ -1,8 +1,10 @@
 //! What an operator has emitted and the chain has not yet taken.
 
 use super::Push;
+use super::stage::blaming;
 use crate::channel::Flow;
 use crate::error::Result;
+use crate::types::OperatorId;
 use std::collections::VecDeque;
 use std::fmt;
 
@@ -64,36 +66,35 @@ impl<T: 'static> Output<T> {
         self.paused
     }
 
-    /// Passes everything on, in the order in which it was emitted, until there is no room, or an iterator has given many.
+    /// Passes everything that the operator `owner` emitted on, in the order in which it was emitted, until there is no room, or an iterator has given many.
     #[inline]
-    pub(super) fn drain(&mut self, down: &mut impl Push<T>) -> Result<Flow> {
-        if !self.stalled.is_empty() && self.drain_stalled(down)? == Flow::Full {
+    pub(super) fn drain(&mut self, owner: &OperatorId, down: &mut impl Push<T>) -> Result<Flow> {
+        if !self.stalled.is_empty() && self.drain_stalled(owner, down)? == Flow::Full {
             return Ok(Flow::Full);
         }
         let mut items = self.items.drain(..);
-        while let Some(record) = items.next() {
-            if down.push(record)? == Flow::Full {
-                // The rest moves once, behind a cursor, so that a long rest costs nothing more per stall.
-                let rest: Vec<T> = items.collect();
-                if !rest.is_empty() {
-                    self.stalled.push_back(Stalled::Rest(rest.into_iter()));
-                }
-                return Ok(Flow::Full);
+        let flow = down.push_all(&mut items)?;
+        if flow == Flow::Full {
+            // The rest moves once, behind a cursor, so that a long rest costs nothing more per stall.
+            let rest: Vec<T> = items.collect();
+            if !rest.is_empty() {
+                self.stalled.push_back(Stalled::Rest(rest.into_iter()));
             }
         }
-        Ok(Flow::Ready)
+        Ok(flow)
     }
 
     #[cold]
-    fn drain_stalled(&mut self, down: &mut impl Push<T>) -> Result<Flow> {
+    fn drain_stalled(&mut self, owner: &OperatorId, down: &mut impl Push<T>) -> Result<Flow> {
         self.paused = false;
         let mut left = STRETCH;
         while let Some(front) = self.stalled.front_mut() {
-            for record in front.by_ref().take(left) {
-                left -= 1;
-                if down.push(record)? == Flow::Full {
-                    return Ok(Flow::Full);
-                }
+            let mut stretch = std::iter::from_fn(|| {
+                left = left.checked_sub(1)?;
+                blaming(Some(owner), || front.next())
+            });
+            if down.push_all(&mut stretch)? == Flow::Full {
+                return Ok(Flow::Full);
             }
             if left == 0 {
                 self.paused = true;
@@ -160,7 +161,7 @@ mod tests {
             output.push(8);
             let mut down = Narrow { room, ..Narrow::default() };
             let mut rounds = 0;
-            while output.drain(&mut down).unwrap() == Flow::Full {
+            while output.drain(&"op".into(), &mut down).unwrap() == Flow::Full {
                 down.room = room;
                 rounds += 1;
                 assert!(rounds < 20);
@@ -174,7 +175,7 @@ mod tests {
         let mut output = Output::default();
         output.push_iter(0..u32::MAX);
         let mut down = Narrow { room: 3, ..Narrow::default() };
-        assert_eq!(output.drain(&mut down).unwrap(), Flow::Full);
+        assert_eq!(output.drain(&"op".into(), &mut down).unwrap(), Flow::Full);
         assert_eq!(down.taken, [0, 1, 2]);
     }
 }

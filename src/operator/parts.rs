@@ -35,7 +35,7 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
 
     #[inline]
     pub(super) fn drain(&mut self) -> Result<Flow> {
-        self.core.out.drain(&mut self.down)
+        self.core.out.drain(&self.id, &mut self.down)
     }
 
     pub(super) fn maintain(&mut self) {

@@ -30,7 +30,7 @@ where
         let Parts { id, operator, core, down, .. } = &mut self.parts;
         Ok(in_operator(id, FAILED, || {
             operator.handle(record, &mut Context { key: &Unkeyed, hash: 0, core })?;
-            core.out.drain(down)
+            core.out.drain(id, down)
         })?)
     }
 

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::operator::SubtaskContext;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 
 /// A boxed future that may run on the job's pool.
@@ -131,6 +132,19 @@ pub trait SinkWriter<T>: 'static {
 
     /// Takes one record. Must not block: put it into a buffer.
     fn write(&mut self, record: T) -> Result;
+
+    /// Takes records until there are none, or the buffer [is full](Self::is_full). The default [writes](Self::write) one after the
+    /// other. Write your own where nanoseconds count: keep in local variables what it adds up, and let the iterator run the loop
+    /// (`records.for_each(..)`), then the whole chain before the sink becomes the body of that one loop.
+    #[inline]
+    fn write_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result {
+        let stopped = records.try_for_each(|record| match self.write(record) {
+            Ok(()) if self.is_full() => ControlFlow::Break(Ok(())),
+            Ok(()) => ControlFlow::Continue(()),
+            failed => ControlFlow::Break(failed),
+        });
+        stopped.break_value().unwrap_or(Ok(()))
+    }
 
     /// Whether the buffer should be [flushed](Self::flush) before the next record. This is where back-pressure begins: until
     /// the flush is done the subtask takes no input.

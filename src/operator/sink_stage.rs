@@ -234,21 +234,29 @@ fn record_prepared<C: serde::Serialize>(
 impl<T: 'static, S: Sink<T>> Push<T> for SinkStage<T, S> {
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
-        // A clone would cost per record: the guard borrows the uid beside what it guards.
+        self.push_all(&mut std::iter::once(record))
+    }
+
+    #[inline]
+    fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
         let Self { id, writer, dirty, .. } = self;
-        let is_full = in_operator(id, FAILED, || match writer {
-            Writer::Here(writer) => {
-                *dirty = true;
-                writer.write(record)?;
+        let Writer::Here(writer) = writer else { return Err(lost(id)) };
+        // A writer that stopped early is asked again: what was given to it must not be lost.
+        while let Some(first) = records.next() {
+            *dirty = true;
+            let is_full = in_operator(id, FAILED, || {
+                writer.write(first)?;
+                if !writer.is_full() {
+                    writer.write_all(records)?;
+                }
                 Ok(writer.is_full())
+            })?;
+            if is_full {
+                self.flush();
+                return Ok(Flow::Full);
             }
-            Writer::Flushing(_) | Writer::Gone => Err(lost(id)),
-        })?;
-        if !is_full {
-            return Ok(Flow::Ready);
         }
-        self.flush();
-        Ok(Flow::Full)
+        Ok(Flow::Ready)
     }
 
     fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow> {

@@ -1,6 +1,6 @@
 //! The head of a chain that begins with a source.
 
-use super::stage::{FAILED, in_operator};
+use super::stage::{FAILED, blaming, in_operator};
 use super::{Chain, Control, OperatorSnapshot, Push, Read, Source, SourceReader};
 use crate::channel::{AnyBatch, Flow};
 use crate::checkpoint::metadata::{Distribution, StateSchema};
@@ -64,18 +64,23 @@ impl<S: Source, D: Push<S::Record>> SourceHead<S, D> {
         let Reader::Here(reader) = &mut self.reader else {
             return Err(Error::new(ErrorKind::Internal, "a source's reader was lost").into());
         };
-        for _ in 0..SLICE {
-            match reader.next()? {
-                Some(record) => {
-                    if self.down.push(record)? == Flow::Full {
-                        return Ok(Read::Full);
-                    }
-                }
-                None => {
-                    self.wait();
-                    return Ok(Read::More);
-                }
+        let mut left = SLICE;
+        // What ends the slice early: `Ok` when there is nothing at hand.
+        let mut stopped: Option<Result> = None;
+        let mut slice = std::iter::from_fn(|| {
+            left = left.checked_sub(1)?;
+            match blaming(Some(&self.id), || reader.next()) {
+                Ok(Some(record)) => return Some(record),
+                Ok(None) => stopped = Some(Ok(())),
+                Err(error) => stopped = Some(Err(error)),
             }
+            None
+        });
+        let flow = self.down.push_all(&mut slice)?;
+        match (stopped.transpose()?, flow) {
+            (_, Flow::Full) => return Ok(Read::Full),
+            (None, Flow::Ready) => {}
+            (Some(()), Flow::Ready) => self.wait(),
         }
         Ok(Read::More)
     }

@@ -7,12 +7,20 @@ use crate::state::StoreSnapshot;
 use crate::types::{CheckpointId, OperatorId};
 use std::cell::RefCell;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::task::Context as TaskContext;
 
 /// A stage of a chain: takes records, and passes on what it makes of them to the stage it owns.
 pub trait Push<T>: 'static {
     /// Takes one record. [`Flow::Full`]: it *is* taken, but give no more until [`resume`](Self::resume) says ready.
     fn push(&mut self, record: T) -> Result<Flow>;
+
+    /// Takes records as long as there are some and there is room. Stages that only transform hand a transformed iterator on, so that
+    /// the loop is in the last stage, and the compiler sees the whole chain as its body.
+    #[inline]
+    fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
+        push_each(records, |record| self.push(record))
+    }
 
     /// Goes on after `Full`: the end of the chain first, then what this stage still holds. `Ready` means that the chain
     /// from here on is at rest: nothing suspended, everything emitted is in channels or buffers. When not ready, the task will be
@@ -27,6 +35,20 @@ pub trait Push<T>: 'static {
 
     /// Passes a control through the chain. Always taken; `Snapshot`, `Cancel` and `End` only come when the chain is at rest.
     fn control(&mut self, control: &mut Control<'_>) -> Result;
+}
+
+/// Takes records one by one, as long as there are some and there is room. The iterator runs the loop: so a filter in it is an
+/// `if` of one loop, not a loop of its own.
+#[inline]
+pub(crate) fn push_each<T>(
+    records: &mut impl Iterator<Item = T>,
+    mut push: impl FnMut(T) -> Result<Flow>,
+) -> Result<Flow> {
+    let stopped = records.try_for_each(|record| match push(record) {
+        Ok(Flow::Ready) => ControlFlow::Continue(()),
+        stopped => ControlFlow::Break(stopped),
+    });
+    stopped.break_value().unwrap_or(Ok(Flow::Ready))
 }
 
 /// What goes through a chain beside records.
@@ -133,7 +155,8 @@ macro_rules! pass_on {
 pub(super) use pass_on;
 
 thread_local! {
-    static BLAMED: RefCell<Option<OperatorId>> = const { RefCell::new(None) };
+    /// What the innermost code that unwound belongs to; `Some(None)` for plain stages of a chain without operators before them.
+    static BLAMED: RefCell<Option<Option<OperatorId>>> = const { RefCell::new(None) };
 }
 
 /// What is said of an operator whose code, or that of plain stages after it, gave an error.
@@ -147,10 +170,20 @@ pub(crate) fn in_operator<T>(
     what: &str,
     code: impl FnOnce() -> Result<T>,
 ) -> Result<T, Error> {
-    let blame = Blame(id);
+    let blame = Blame(Some(id));
     let result = code();
     std::mem::forget(blame);
     result.map_err(|cause| failed(id, what, cause))
+}
+
+/// Runs code of a plain stage. A panic in it is put down to the operator before it, if there is one in its chain. Later stages pull
+/// their records through earlier ones, so each says for itself whose code it runs.
+#[inline]
+pub(super) fn blaming<T>(owner: Option<&OperatorId>, code: impl FnOnce() -> T) -> T {
+    let blame = Blame(owner);
+    let result = code();
+    std::mem::forget(blame);
+    result
 }
 
 #[cold]
@@ -160,18 +193,18 @@ fn failed(id: &OperatorId, what: &str, cause: BoxError) -> Error {
 
 /// The operator whose code panicked last on this thread: the innermost one that unwound.
 pub(crate) fn take_blamed() -> Option<OperatorId> {
-    BLAMED.take()
+    BLAMED.take().flatten()
 }
 
 /// Knows which operator runs, in case it panics.
-struct Blame<'a>(&'a OperatorId);
+struct Blame<'a>(Option<&'a OperatorId>);
 
 impl Drop for Blame<'_> {
     #[cold]
     fn drop(&mut self) {
         if std::thread::panicking() {
             BLAMED.with_borrow_mut(|blamed| {
-                blamed.get_or_insert_with(|| self.0.clone());
+                blamed.get_or_insert_with(|| self.0.cloned());
             });
         }
     }

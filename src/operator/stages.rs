@@ -1,10 +1,11 @@
 //! The stages of plain closures: map, filter, flat_map, inspect.
 
 use super::output::STRETCH;
-use super::stage::pass_on;
+use super::stage::{blaming, pass_on};
 use super::{Control, Push};
 use crate::channel::Flow;
 use crate::error::Result;
+use crate::types::OperatorId;
 use std::marker::PhantomData;
 use std::task::Context as TaskContext;
 
@@ -14,14 +15,15 @@ macro_rules! closure_stage {
         #[derive(Debug)]
         pub struct $name<F, U, D> {
             f: F,
+            owner: Option<OperatorId>,
             down: D,
             to: PhantomData<fn() -> U>,
         }
 
         impl<F, U, D> $name<F, U, D> {
-            /// In front of `down`.
-            pub fn new(f: F, down: D) -> Self {
-                Self { f, down, to: PhantomData }
+            /// In front of `down`, after the operator `owner` of its chain.
+            pub fn new(f: F, owner: Option<OperatorId>, down: D) -> Self {
+                Self { f, owner, down, to: PhantomData }
             }
         }
     };
@@ -47,7 +49,14 @@ closure_stage! {
 impl<T: 'static, U: 'static, F: Fn(T) -> U + 'static, D: Push<U>> Push<T> for MapStage<F, U, D> {
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
-        self.down.push((self.f)(record))
+        let record = blaming(self.owner.as_ref(), || (self.f)(record));
+        self.down.push(record)
+    }
+
+    #[inline]
+    fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
+        let Self { f, owner, down, .. } = self;
+        down.push_all(&mut records.map(|record| blaming(owner.as_ref(), || f(record))))
     }
 
     pass_on!();
@@ -56,7 +65,8 @@ impl<T: 'static, U: 'static, F: Fn(T) -> U + 'static, D: Push<U>> Push<T> for Ma
 impl<T: 'static, U: 'static, F: Fn(T) -> Result<U> + 'static, D: Push<U>> Push<T> for TryMapStage<F, U, D> {
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
-        self.down.push((self.f)(record)?)
+        let record = blaming(self.owner.as_ref(), || (self.f)(record))?;
+        self.down.push(record)
     }
 
     pass_on!();
@@ -65,7 +75,14 @@ impl<T: 'static, U: 'static, F: Fn(T) -> Result<U> + 'static, D: Push<U>> Push<T
 impl<T: 'static, F: Fn(&T) -> bool + 'static, D: Push<T>> Push<T> for FilterStage<F, T, D> {
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
-        if (self.f)(&record) { self.down.push(record) } else { Ok(Flow::Ready) }
+        let keep = blaming(self.owner.as_ref(), || (self.f)(&record));
+        if keep { self.down.push(record) } else { Ok(Flow::Ready) }
+    }
+
+    #[inline]
+    fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
+        let Self { f, owner, down, .. } = self;
+        down.push_all(&mut records.filter(|record| blaming(owner.as_ref(), || f(record))))
     }
 
     pass_on!();
@@ -74,8 +91,14 @@ impl<T: 'static, F: Fn(&T) -> bool + 'static, D: Push<T>> Push<T> for FilterStag
 impl<T: 'static, F: Fn(&T) + 'static, D: Push<T>> Push<T> for InspectStage<F, T, D> {
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
-        (self.f)(&record);
+        blaming(self.owner.as_ref(), || (self.f)(&record));
         self.down.push(record)
+    }
+
+    #[inline]
+    fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
+        let Self { f, owner, down, .. } = self;
+        down.push_all(&mut records.inspect(|record| blaming(owner.as_ref(), || f(record))))
     }
 
     pass_on!();
@@ -86,6 +109,7 @@ impl<T: 'static, F: Fn(&T) + 'static, D: Push<T>> Push<T> for InspectStage<F, T,
 #[derive(Debug)]
 pub struct FlatMapStage<F, I: IntoIterator, D> {
     f: F,
+    owner: Option<OperatorId>,
     rest: Option<I::IntoIter>,
     /// Whether it stopped for others to have their turn, not for want of room.
     paused: bool,
@@ -93,22 +117,28 @@ pub struct FlatMapStage<F, I: IntoIterator, D> {
 }
 
 impl<F, I: IntoIterator, D: Push<I::Item>> FlatMapStage<F, I, D> {
-    /// In front of `down`.
-    pub fn new(f: F, down: D) -> Self {
-        Self { f, rest: None, paused: false, down }
+    /// In front of `down`, after the operator `owner` of its chain.
+    pub fn new(f: F, owner: Option<OperatorId>, down: D) -> Self {
+        Self { f, owner, rest: None, paused: false, down }
     }
 
     #[inline]
     fn pull(&mut self, mut iter: I::IntoIter) -> Result<Flow> {
-        for _ in 0..STRETCH {
-            let Some(record) = iter.next() else { return Ok(Flow::Ready) };
-            if self.down.push(record)? == Flow::Full {
-                self.rest = Some(iter);
-                return Ok(Flow::Full);
-            }
+        let Self { owner, down, .. } = self;
+        let mut left = STRETCH;
+        let mut ended = false;
+        let mut stretch = std::iter::from_fn(|| {
+            left = left.checked_sub(1)?;
+            let record = blaming(owner.as_ref(), || iter.next());
+            ended = record.is_none();
+            record
+        });
+        let flow = down.push_all(&mut stretch)?;
+        if flow == Flow::Ready && ended {
+            return Ok(Flow::Ready);
         }
+        self.paused = flow == Flow::Ready;
         self.rest = Some(iter);
-        self.paused = true;
         Ok(Flow::Full)
     }
 }
@@ -122,7 +152,7 @@ where
 {
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
-        let iter = (self.f)(record).into_iter();
+        let iter = blaming(self.owner.as_ref(), || (self.f)(record).into_iter());
         self.pull(iter)
     }
 
