@@ -50,8 +50,7 @@ impl Figures {
 
 /// CPU time of this process so far.
 pub fn cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    cpu_time::ProcessTime::now().as_duration()
 }
 
 /// A number that no other call gets.

@@ -57,12 +57,19 @@ impl Sums {
     }
 }
 
+/// Room for a batch: always whole, so that no index into it needs a check.
+type Room = Box<[Record; BATCH]>;
+
+fn room() -> Room {
+    Box::new([(0, 0); BATCH])
+}
+
 /// One thread's end of the exchange: full batches go one way, empty ones come back.
 struct Link {
-    to: Sender<Vec<Record>>,
-    from: Receiver<Vec<Record>>,
-    give_back: Sender<Vec<Record>>,
-    returned: Receiver<Vec<Record>>,
+    to: Sender<(Room, usize)>,
+    from: Receiver<(Room, usize)>,
+    give_back: Sender<Room>,
+    returned: Receiver<Room>,
 }
 
 fn links() -> (Link, Link) {
@@ -77,15 +84,9 @@ fn links() -> (Link, Link) {
 }
 
 impl Link {
-    /// An empty batch.
-    fn buffer(&self) -> Vec<Record> {
-        self.returned.try_recv().unwrap_or_else(|_| Vec::with_capacity(BATCH))
-    }
-
-    fn handle(&self, mut batch: Vec<Record>, sums: &mut Sums) {
-        sums.take(&batch);
-        batch.clear();
-        let _ = self.give_back.try_send(batch);
+    fn handle(&self, (room, used): (Room, usize), sums: &mut Sums) {
+        sums.take(room.get(..used).unwrap_or_default());
+        let _ = self.give_back.try_send(room);
     }
 
     /// Handles what has arrived.
@@ -99,7 +100,7 @@ impl Link {
     }
 
     /// Sends a batch; while there is no room, handles what comes in.
-    fn send(&self, mut batch: Vec<Record>, sums: &mut Sums) {
+    fn send(&self, mut batch: (Room, usize), sums: &mut Sums) {
         let mut open = true;
         loop {
             batch = match self.to.try_send(batch) {
@@ -131,22 +132,16 @@ impl Link {
 
 /// Two buffers, filled without a branch on which.
 struct Split {
-    buffers: [Vec<Record>; 2],
+    buffers: [Room; 2],
     used: [usize; 2],
 }
 
 impl Split {
-    fn new() -> Self {
-        Self { buffers: [vec![(0, 0); BATCH], vec![(0, 0); BATCH]], used: [0, 0] }
-    }
-
     /// Whether that buffer is full now.
     #[inline(always)]
     fn push(&mut self, side: usize, record: Record) -> bool {
         let used = &mut self.used[side & 1];
-        if let Some(place) = self.buffers[side & 1].get_mut(*used) {
-            *place = record;
-        }
+        self.buffers[side & 1][*used & (BATCH - 1)] = record;
         *used += 1;
         *used == BATCH
     }
@@ -161,32 +156,31 @@ fn owner(key: u64) -> u64 {
 pub fn w2(records: u64, keys: u64) -> Checksum {
     let run = |partition: u64, link: Link| {
         let mut sums = Sums::default();
-        let mut split = Split::new();
+        let mut split = Split { buffers: [room(), room()], used: [0, 0] };
         let mut seq = partition;
         while seq < records {
             let record = keyed(splitmix64(seq), keys);
             let side = (owner(record.0) ^ partition) as usize;
             if split.push(side, record) {
-                split.used[side] = 0;
+                split.used[side & 1] = 0;
                 if side == 0 {
-                    sums.take(&split.buffers[0]);
+                    sums.take(&*split.buffers[0]);
                 } else {
-                    let mut full = link.buffer();
-                    full.resize(BATCH, (0, 0));
-                    std::mem::swap(&mut full, &mut split.buffers[1]);
-                    link.send(full, &mut sums);
+                    let empty = link.returned.try_recv().unwrap_or_else(|_| room());
+                    let full = std::mem::replace(&mut split.buffers[1], empty);
+                    link.send((full, BATCH), &mut sums);
                     link.drain(&mut sums);
                 }
             }
             seq += THREADS;
         }
-        sums.take(&split.buffers[0][..split.used[0]]);
-        split.buffers[1].truncate(split.used[1]);
-        link.send(std::mem::take(&mut split.buffers[1]), &mut sums);
+        let Split { buffers: [mine, theirs], used } = split;
+        sums.take(mine.get(..used[0]).unwrap_or_default());
+        link.send((theirs, used[1]), &mut sums);
         let Link { to, from, .. } = link;
         drop(to);
-        for batch in from {
-            sums.take(&batch);
+        for (room, used) in from {
+            sums.take(room.get(..used).unwrap_or_default());
         }
         std::hint::black_box(sums.xor);
         sums.checksum
