@@ -54,16 +54,14 @@ pub trait Route<T>: 'static {
 /// Sends each record through one of several channels.
 pub struct Router<T, P> {
     outputs: Vec<Output>,
-    /// Boxed as they travel: a full one is sent without being moved.
-    #[allow(clippy::vec_box)]
-    buffers: Vec<Box<Batch<T>>>,
+    buffers: Vec<Batch<T>>,
     partitioner: P,
 }
 
 impl<T: Send + 'static, P: Partitioner<T>> Router<T, P> {
     /// A router over these channels, in the order the partitioner counts them.
     pub fn new(mut outputs: Vec<Output>, partitioner: P) -> Self {
-        let buffers = outputs.iter_mut().map(|output| output.buffer(P::HASHED)).collect();
+        let buffers = outputs.iter_mut().map(|output| *output.buffer(P::HASHED)).collect();
         Self { outputs, buffers, partitioner }
     }
 
@@ -72,8 +70,9 @@ impl<T: Send + 'static, P: Partitioner<T>> Router<T, P> {
         else {
             return Flow::Ready;
         };
-        let full = std::mem::replace(buffer, output.buffer(P::HASHED));
-        output.send(Element::Batch(full))
+        let mut batch = output.buffer(P::HASHED);
+        std::mem::swap(&mut *batch, buffer);
+        output.send(Element::Batch(batch))
     }
 }
 
@@ -82,14 +81,12 @@ impl<T: Send + 'static, P: Partitioner<T>> Route<T> for Router<T, P> {
     fn push(&mut self, record: T) -> Result<Flow> {
         let (channel, hash) = self.partitioner.select(&record)?;
         let Some(buffer) = self.buffers.get_mut(channel) else { return Ok(Flow::Ready) };
+        let held = buffer.items.len() + 1;
         buffer.items.push(record);
         if P::HASHED {
             buffer.hashes.push(hash);
         }
-        if buffer.items.len() < batch_capacity::<T>() {
-            return Ok(Flow::Ready);
-        }
-        Ok(self.ship(channel))
+        Ok(if held < batch_capacity::<T>() { Flow::Ready } else { self.ship(channel) })
     }
 
     fn flush(&mut self) {

@@ -66,27 +66,24 @@ where
         keyer.fill(&batch.items, keys);
         let Batch { items, hashes } = batch;
         let mut flow = Flow::Ready;
-        let mut taken = 0;
-        let mut rest = Vec::new();
-        {
-            let mut records = items.drain(..);
-            for (key, hash) in keys.iter().zip(hashes.iter()) {
-                let Some(record) = records.next() else { break };
-                taken += 1;
+        let mut records = items.drain(..);
+        'slices: for (keys, hashes) in keys.chunks(SLICE).zip(hashes.chunks(SLICE)) {
+            for ((key, hash), record) in keys.iter().zip(hashes).zip(records.by_ref()) {
                 parts.handle(record, key, *hash)?;
-                if (taken % SLICE == 0 || parts.core.out.wants_drain()) && parts.drain()? == Flow::Full {
+                if parts.core.out.wants_drain() && parts.drain()? == Flow::Full {
                     flow = Flow::Full;
-                    rest.extend(records);
-                    break;
+                    break 'slices;
                 }
             }
-        }
-        if flow == Flow::Ready {
             flow = parts.drain()?;
+            if flow == Flow::Full {
+                break;
+            }
         }
         // Room for the rest is there: it came out of this very buffer.
+        let mut rest: Vec<T> = records.collect();
+        hashes.drain(..hashes.len() - rest.len());
         items.append(&mut rest);
-        hashes.drain(..taken);
         Ok(flow)
     }
 }

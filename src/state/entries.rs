@@ -26,6 +26,16 @@ pub(super) fn find<'t, K: Eq, V>(table: &'t HashTable<Entry<K, V>>, key: &K, has
 }
 
 #[inline]
+pub(super) fn find_mut<'t, K: Eq, V>(
+    table: &'t mut HashTable<Entry<K, V>>,
+    key: &K,
+    hash: u64,
+) -> Option<&'t mut V> {
+    let found = table.find_mut(place(hash), |entry| entry.hash == hash && entry.key == *key);
+    found.map(|entry| &mut entry.value)
+}
+
+#[inline]
 pub(super) fn slot<'t, K: Eq, V>(
     table: &'t mut HashTable<Entry<K, V>>,
     key: &K,

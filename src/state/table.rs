@@ -9,7 +9,7 @@
 //! What it costs: while a snapshot is pending, the first write to an entry looks in two places and clones its value, and
 //! memory grows by what is written meanwhile, at most once the table's size per pending snapshot.
 
-use super::entries::{Base, Entry, delete, find, place, slot};
+use super::entries::{Base, Entry, delete, find, find_mut, slot};
 use super::frozen::Frozen;
 use super::overlay::{Overlay, Shared};
 use super::{Key, StateValue};
@@ -106,10 +106,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
         self.prepare(key, hash);
         match &mut self.layers {
             Layers::Shared(shared) => shared.get_mut(key, hash),
-            _ => self
-                .base
-                .find_mut(place(hash), |entry| entry.hash == hash && entry.key == *key)
-                .map(|entry| &mut entry.value),
+            _ => find_mut(&mut self.base, key, hash),
         }
     }
 
@@ -137,6 +134,22 @@ impl<K: Key, V: StateValue> Table<K, V> {
     /// Changes the value of `key` in place, made by `new` if there is none: one probe.
     #[inline]
     pub fn update<R>(
+        &mut self,
+        key: &K,
+        hash: u64,
+        new: impl FnOnce() -> V,
+        f: impl FnOnce(&mut V) -> R,
+    ) -> R {
+        if self.is_at_rest()
+            && let Some(value) = find_mut(&mut self.base, key, hash)
+        {
+            return f(value);
+        }
+        self.update_or_insert(key, hash, new, f)
+    }
+
+    #[cold]
+    fn update_or_insert<R>(
         &mut self,
         key: &K,
         hash: u64,
