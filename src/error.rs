@@ -156,22 +156,27 @@ impl Error {
         &self.0.message
     }
 
-    /// Uid of the operator it happened in, if in one.
+    /// Uid of the operator that it, or its cause, happened in, if in one.
     #[must_use]
     pub fn operator_id(&self) -> Option<&OperatorId> {
-        self.0.operator.as_ref()
+        self.0.operator.as_ref().or_else(|| self.cause()?.operator_id())
     }
 
-    /// The subtask it happened in, if in one.
+    /// The subtask that it, or its cause, happened in, if in one.
     #[must_use]
     pub fn subtask_index(&self) -> Option<SubtaskIndex> {
-        self.0.subtask
+        self.0.subtask.or_else(|| self.cause()?.subtask_index())
     }
 
-    /// The file or folder it is about, if about one.
+    /// The file or folder that it, or its cause, is about, if about one.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
-        self.0.path.as_deref()
+        self.0.path.as_deref().or_else(|| self.cause()?.path())
+    }
+
+    /// The cause, if it is one of this crate's.
+    fn cause(&self) -> Option<&Self> {
+        self.0.source.as_deref()?.downcast_ref()
     }
 }
 
@@ -253,6 +258,21 @@ mod tests {
             error.to_string(),
             "storage failed: cannot read the manifest \
              [job `j`, operator `op`, subtask 3, checkpoint 9, path /x/m]: gone"
+        );
+    }
+
+    #[test]
+    fn an_error_knows_the_places_of_its_cause() {
+        let cause = Error::new(ErrorKind::Failed, "inner").at(Path::new("/x")).subtask(SubtaskIndex(3));
+        let error = Error::new(ErrorKind::Failed, "outer").because(cause.operator(&"op".into()));
+        assert_eq!(error.operator_id().map(OperatorId::as_str), Some("op"));
+        assert_eq!((error.subtask_index(), error.path()), (Some(SubtaskIndex(3)), Some(Path::new("/x"))));
+        let own = error.operator(&"own".into()).subtask(SubtaskIndex(4));
+        assert_eq!(own.operator_id().map(OperatorId::as_str), Some("own"));
+        assert_eq!(own.subtask_index(), Some(SubtaskIndex(4)));
+        assert_eq!(
+            own.to_string(),
+            "failed: outer [operator `own`, subtask 4]: inner [operator `op`, subtask 3, path /x]"
         );
     }
 

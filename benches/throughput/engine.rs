@@ -1,7 +1,7 @@
 //! The same work as a Strandline job, written with the public API as any user would.
 
-use crate::workload::{Checksum, THREADS, keyed, kept, splitmix64};
 use crate::Options;
+use crate::workload::{Checksum, THREADS, kept, keyed, splitmix64};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
 use strandline::prelude::*;

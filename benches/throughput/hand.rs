@@ -1,6 +1,6 @@
 //! The limit: what one would write by hand for exactly this work, with two threads and no engine.
 
-use crate::workload::{Checksum, THREADS, keyed, kept, splitmix64};
+use crate::workload::{Checksum, THREADS, kept, keyed, splitmix64};
 use crossbeam_channel::{Receiver, Select, Sender, bounded};
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;

@@ -57,7 +57,8 @@ impl Options {
         let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
         while let Some(name) = args.next() {
             let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
-            let number = || value.replace('_', "").parse::<u64>().map_err(|error| format!("{name} {value}: {error}"));
+            let number =
+                || value.replace('_', "").parse::<u64>().map_err(|error| format!("{name} {value}: {error}"));
             match name.as_str() {
                 "--workload" => options.workload = value,
                 "--keys" => options.keys = number()?,

@@ -7,7 +7,7 @@ use crate::dataflow::{Pipe, Plan, SharedGraph, Stream, source};
 use crate::error::{Error, ErrorKind};
 use crate::operator::Source;
 use crate::pool::Pool;
-use crate::restart::RestartStrategy;
+use crate::restart::{Restart, RestartPolicy, RestartStrategy};
 use crate::runtime::engine::{self, Placement};
 use crate::runtime::job::{JobActor, JobSettings, OpenedJob, open};
 use crate::runtime::messages::JobCommand;
@@ -35,7 +35,7 @@ pub struct EnvironmentBuilder {
     workers: Option<usize>,
     checkpointing: Option<Checkpointing>,
     storage: Option<Arc<dyn Storage>>,
-    restart: RestartStrategy,
+    restart: Option<Restart>,
     stop_timeout: Option<Duration>,
     take_over: bool,
     allow_non_restored_state: bool,
@@ -78,9 +78,21 @@ impl EnvironmentBuilder {
         self
     }
 
-    /// What to do after a failure. Default: [`RestartStrategy::none`].
-    pub fn restart(mut self, strategy: RestartStrategy) -> Self {
-        self.restart = strategy;
+    /// What to do after a failure. Default: [`RestartStrategy::exponential_delay`] with [`checkpointing`](Self::checkpointing),
+    /// [`RestartStrategy::none`] without it. The default never gives up: watch for [`JobEvent::Restarting`](crate::JobEvent::Restarting),
+    /// or set a strategy that does.
+    pub fn restart(mut self, strategy: impl Into<RestartStrategy>) -> Self {
+        self.restart = Some(Restart::Strategy(strategy.into()));
+        self
+    }
+
+    /// Leaves what to do after a failure to a policy of your own, in place of a strategy. The factory is called once at each start of the
+    /// job.
+    pub fn restart_policy<P: RestartPolicy>(
+        mut self,
+        factory: impl Fn() -> P + Send + Sync + 'static,
+    ) -> Self {
+        self.restart = Some(Restart::policy(factory));
         self
     }
 
@@ -126,6 +138,7 @@ impl EnvironmentBuilder {
 
     fn faults(&self) -> Vec<String> {
         let mut faults = self.checkpointing.as_ref().map(Checkpointing::faults).unwrap_or_default();
+        faults.extend(self.restart.as_ref().map(Restart::faults).unwrap_or_default());
         if self.parallelism == Some(0) {
             faults.push("parallelism is 0: it must be at least 1".into());
         }
@@ -291,13 +304,15 @@ impl Environment {
             (None, Some(_)) => Some(JobStorage::new(&Memory::new(), name)?),
             (None, None) => None,
         };
+        let default = || Restart::Strategy(RestartStrategy::default_for(settings.checkpointing.is_some()));
+        let restart = settings.restart.clone().unwrap_or_else(default);
         Ok(JobSettings {
             name: name.clone(),
             plan,
             max_parallelism,
             checkpointing: settings.checkpointing.clone(),
             storage,
-            restart: settings.restart.clone(),
+            restarts: restart.begin(),
             stop_timeout: settings.stop_timeout.unwrap_or(Duration::from_secs(60)),
             take_over: settings.take_over,
             allow_non_restored_state: settings.allow_non_restored_state,

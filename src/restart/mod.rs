@@ -1,5 +1,21 @@
-//! Restart policies, as plain state machines: what happens after a failure.
+//! Restart strategies, as plain state machines: what happens after a failure.
+//!
+//! [`RestartStrategy`] is the setting; [`Restarts`] is one at work: it hears of failures and decides. A policy of your own is a
+//! [`RestartPolicy`].
 
+mod exponential_delay;
+mod factor;
+mod failure_rate;
+mod fixed_delay;
+mod policy;
+mod restarts;
 mod strategy;
 
-pub use strategy::{RestartDecision, RestartStrategy, Restarts};
+pub use exponential_delay::ExponentialDelay;
+pub use failure_rate::FailureRate;
+pub use fixed_delay::FixedDelay;
+pub use policy::{Failure, RestartDecision, RestartPolicy};
+pub use restarts::Restarts;
+pub use strategy::RestartStrategy;
+
+pub(crate) use policy::Restart;

@@ -10,7 +10,7 @@ use crate::checkpoint::{Checkpointing, JobEnd, deleted_at_end};
 use crate::dataflow::{Layout, Plan};
 use crate::error::{Error, ErrorKind};
 use crate::pool::{Pool, Scope};
-use crate::restart::{RestartStrategy, Restarts};
+use crate::restart::RestartPolicy;
 use crate::storage::{CompleteError, JobStorage, Opened, OwnedJob};
 use crate::types::{
     CheckpointId, Clock, Generation, JobName, MaxParallelism, Random, default_max_parallelism,
@@ -29,7 +29,7 @@ pub(crate) struct JobSettings {
     pub(crate) max_parallelism: Option<MaxParallelism>,
     pub(crate) checkpointing: Option<Checkpointing>,
     pub(crate) storage: Option<JobStorage>,
-    pub(crate) restart: RestartStrategy,
+    pub(crate) restarts: Box<dyn RestartPolicy>,
     pub(crate) stop_timeout: Duration,
     pub(crate) take_over: bool,
     pub(crate) allow_non_restored_state: bool,
@@ -96,6 +96,8 @@ impl ReadyJob {
     /// Starts the job's actors here, and its subtasks where `placement` says.
     pub(crate) fn start(self, placement: Placement, pool: Pool, shared: Arc<JobShared>) -> Addr<JobActor> {
         let Self { settings, storage, max_parallelism } = self;
+        // Another sequence than the coordinator's, from the same seed.
+        let random = Random::from_seed(settings.random.clone().next_u64());
         JobActor::create(|ctx| {
             let job = ctx.address();
             let layout = Arc::clone(&settings.plan.layout);
@@ -120,11 +122,12 @@ impl ReadyJob {
                 storage: storage.clone(),
                 generation: storage.as_ref().map_or(Generation(0), OwnedJob::generation),
                 max_parallelism,
-                restarts: Restarts::new(settings.restart),
+                restarts: settings.restarts,
                 stop_timeout: settings.stop_timeout,
                 placement: placement.clone(),
                 pool: pool.clone(),
                 clock: settings.clock,
+                random,
             };
             let region =
                 RegionSupervisor::new(region, job.recipient(), coordinator.clone().recipient()).start();

@@ -14,12 +14,13 @@ use crate::checkpoint::FailureReason;
 use crate::dataflow::Plan;
 use crate::error::{Error, ErrorKind};
 use crate::operator::{RecoveryContext, SubtaskContext};
-use crate::pool::{Pool, Scope};
-use crate::restart::{RestartDecision, Restarts};
+use crate::pool::{Pool, Scope, panic_message};
+use crate::restart::{Failure, RestartDecision, RestartPolicy};
 use crate::storage::OwnedJob;
-use crate::types::{Attempt, Clock, Generation, JobName, MaxParallelism, OperatorId, SubtaskId};
+use crate::types::{Attempt, Clock, Generation, JobName, MaxParallelism, OperatorId, Random, SubtaskId};
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Recipient, SpawnHandle, WrapFuture};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -31,12 +32,13 @@ pub(crate) struct RegionSettings {
     pub(crate) storage: Option<OwnedJob>,
     pub(crate) generation: Generation,
     pub(crate) max_parallelism: MaxParallelism,
-    pub(crate) restarts: Restarts,
+    pub(crate) restarts: Box<dyn RestartPolicy>,
     /// How long subtasks may take to stop before the job fails as stuck.
     pub(crate) stop_timeout: Duration,
     pub(crate) placement: Placement,
     pub(crate) pool: Pool,
     pub(crate) clock: Clock,
+    pub(crate) random: Random,
 }
 
 /// Supervises the subtasks of one region.
@@ -293,19 +295,42 @@ impl RegionSupervisor {
     }
 
     fn after_failure(&mut self, error: Error, ctx: &mut Context<Self>) {
-        let decision = match error.kind() {
-            ErrorKind::Failed | ErrorKind::Storage => self.settings.restarts.on_failure(),
-            // Running the same program on the same data again will not help.
-            _ => RestartDecision::Never,
-        };
-        match decision {
-            RestartDecision::Never => self.conclude(RegionReport::Failed(error)),
-            RestartDecision::After(delay) => {
+        // Running the same program on the same data again will not mend the other kinds.
+        if !matches!(error.kind(), ErrorKind::Failed | ErrorKind::Storage) {
+            return self.conclude(RegionReport::Failed(error));
+        }
+        match self.decide(&error) {
+            Err(message) => {
+                self.conclude(RegionReport::Failed(Error::new(error.kind(), message).because(error)));
+            }
+            Ok(delay) => {
                 self.job.do_send(RegionReport::Restarting { error, after: delay });
-                self.phase = Phase::Waiting(ctx.run_later(delay, |region, ctx| {
-                    region.attempt = region.attempt.next();
-                    region.prepare(ctx);
-                }));
+                self.phase = Phase::Waiting(ctx.run_later(delay, Self::restart));
+            }
+        }
+    }
+
+    /// How long to wait, or what to say where there is no restart.
+    fn decide(&mut self, error: &Error) -> Result<Duration, String> {
+        let RegionSettings { restarts, clock, random, .. } = &mut self.settings;
+        let failure = Failure::new(error, clock.now(), random.next_u64());
+        let failures = self.attempt.next();
+        caught(|| match restarts.on_failure(&failure) {
+            RestartDecision::After(delay) => Ok(delay),
+            RestartDecision::Never => {
+                let strategy = restarts.describe();
+                Err(format!("after failure {failures} restart strategy {strategy} allows no restart"))
+            }
+        })?
+    }
+
+    fn restart(&mut self, ctx: &mut Context<Self>) {
+        self.attempt = self.attempt.next();
+        let RegionSettings { restarts, clock, .. } = &mut self.settings;
+        match caught(|| restarts.on_restart(clock.now())) {
+            Ok(()) => self.prepare(ctx),
+            Err(message) => {
+                self.conclude(RegionReport::Failed(Error::new(ErrorKind::Failed, message)));
             }
         }
     }
@@ -334,6 +359,12 @@ impl RegionSupervisor {
         self.concluded = true;
         self.job.do_send(report);
     }
+}
+
+/// Runs code of a restart policy, which may be the user's.
+fn caught<T>(code: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(code))
+        .map_err(|panic| format!("the restart policy panicked: {}", panic_message(&*panic)))
 }
 
 impl Actor for RegionSupervisor {

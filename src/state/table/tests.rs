@@ -1,5 +1,6 @@
 use super::*;
 use crate::state::encoding::{EncodedGroup, GroupEncoder, decode_group};
+use crate::state::entries::place;
 use crate::types::{KeyGroup, stable_hash};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
