@@ -1,5 +1,8 @@
 //! What the benches share: clocks of this process, and medians.
 
+// Each bench uses its part.
+#![allow(dead_code)]
+
 use std::time::{Duration, Instant};
 
 /// Where the clocks of this process stood.
@@ -34,7 +37,6 @@ impl Clocks {
 
 impl Figures {
     /// From a line of `name=value` with `secs`, `cpu_ns` and `n`.
-    #[allow(dead_code)]
     pub fn parse(line: &str) -> Self {
         let field = |name: &str| {
             let value = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
@@ -54,7 +56,6 @@ pub fn cpu() -> Duration {
 }
 
 /// A number that no other call gets.
-#[allow(dead_code)]
 pub fn nanos() -> u128 {
     std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos()
 }
