@@ -11,11 +11,12 @@
 //! Stop it by Ctrl-C or by `kill -9`, and start it again with the `--dir` it printed: it goes on where its last checkpoint was.
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressState, ProgressStyle};
+use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
@@ -95,20 +96,14 @@ impl Handler<Departure> for RunningDelays {
     }
 }
 
-/// From lines to files of running figures. The names are the operators' uids: checkpoints are matched by them.
-fn describe(
-    env: &Environment,
-    lines: impl Source<Record = String>,
-    columns: &Columns,
-    progress: &Progress,
-    results: &Path,
-) {
-    let (columns, read) = (columns.clone(), Arc::clone(&progress.read));
-    let header = columns.header.clone();
+/// A line of the results: carrier or origin, destination, figures.
+type Figure = (String, Option<String>, Delays);
+
+/// From flights to files of running figures. The names are the operators' uids: checkpoints are matched by them.
+fn describe(env: &Environment, flights: impl Source<Record = Flight>, progress: &Progress, results: &Path) {
+    let read = Arc::clone(&progress.read);
     let panic = Arc::clone(&progress.panic);
-    env.source("lines", lines)
-        .filter(move |line| *line != header)
-        .try_map(move |line| columns.parse(&line))
+    env.source("flights", flights)
         .inspect(move |_| {
             read.fetch_add(1, Ordering::Relaxed);
         })
@@ -117,18 +112,13 @@ fn describe(
         .process("delays", move |setup| {
             Ok(RunningDelays { delays: setup.value_state("delays")?, panic: Arc::clone(&panic) })
         })
-        .sink(
-            "figures",
-            FileSink::at(results).suffix(".tsv").encode(|(group, delays): &(Group, Delays), out| {
-                let Delays { flights, cancelled, minutes, late } = delays;
-                let group = match group {
-                    Group::Carrier(carrier) => format!("{carrier}\t"),
-                    Group::Route(origin, dest) => format!("{origin}\t{dest}"),
-                };
-                let line = format!("{group}\t{flights}\t{cancelled}\t{minutes}\t{late}\n");
-                out.extend_from_slice(line.as_bytes());
-            }),
-        );
+        .map(|(group, delays)| -> Figure {
+            match group {
+                Group::Carrier(carrier) => (carrier, None, delays),
+                Group::Route(origin, dest) => (origin, Some(dest), delays),
+            }
+        })
+        .sink("figures", FileSink::csv(results).without_header().delimiter(b'\t').suffix(".tsv"));
 }
 
 /// What the files of the results say last. They hold every new figure of each group, and a group's rows only grow, so the
@@ -143,10 +133,11 @@ fn read_results(results: &Path) -> Result<BTreeMap<Group, Delays>> {
         }
         let lines = csv::ReaderBuilder::new().delimiter(b'\t').has_headers(false).from_path(file.path())?;
         for line in lines.into_deserialize() {
-            let (origin, dest, flights, cancelled, minutes, late): (String, String, u64, u64, i64, u64) =
-                line?;
-            let group = if dest.is_empty() { Group::Carrier(origin) } else { Group::Route(origin, dest) };
-            let delays = Delays { flights, cancelled, minutes, late };
+            let (origin, dest, delays): Figure = line?;
+            let group = match dest {
+                None => Group::Carrier(origin),
+                Some(dest) => Group::Route(origin, dest),
+            };
             let kept = last.entry(group).or_default();
             if delays.rows() > kept.rows() {
                 *kept = delays;
@@ -158,13 +149,25 @@ fn read_results(results: &Path) -> Result<BTreeMap<Group, Delays>> {
 
 // ===== The input =====
 
-/// What is needed of a row.
-#[derive(Debug)]
+/// What is needed of a row. Other columns, and their order, do not matter.
+#[derive(Debug, Deserialize)]
 struct Flight {
     carrier: String,
     origin: String,
     dest: String,
+    #[serde(rename = "dep_delay", deserialize_with = "minutes")]
     delay: Option<i64>,
+}
+
+/// `NA` stands for a flight that was cancelled.
+fn minutes<'de, D: Deserializer<'de>>(field: D) -> Result<Option<i64>, D::Error> {
+    match <&str>::deserialize(field)? {
+        "" | "NA" => Ok(None),
+        minutes => match minutes.parse() {
+            Ok(minutes) => Ok(Some(minutes)),
+            Err(_) => Err(D::Error::custom(format!("{minutes:?} is not a number of minutes"))),
+        },
+    }
 }
 
 impl Flight {
@@ -173,56 +176,6 @@ impl Flight {
             Departure { group: Group::Carrier(self.carrier), delay: self.delay },
             Departure { group: Group::Route(self.origin, self.dest), delay: self.delay },
         ]
-    }
-}
-
-/// The header line, and where in a row the columns are.
-#[derive(Debug, Clone)]
-struct Columns {
-    header: String,
-    carrier: usize,
-    origin: usize,
-    dest: usize,
-    delay: usize,
-}
-
-impl Columns {
-    fn of(input: &Path) -> Result<Self> {
-        let mut header = String::new();
-        open(input)?.read_line(&mut header)?;
-        let header = header.trim_end_matches(['\n', '\r']).to_owned();
-        let names: Vec<_> = header.split(',').map(|name| name.trim_matches('"')).collect();
-        let find = |name: &str| {
-            let found = names.iter().position(|column| *column == name);
-            found.ok_or_else(|| format!("{}: its first line names no column `{name}`", input.display()))
-        };
-        let (carrier, origin, dest, delay) =
-            (find("carrier")?, find("origin")?, find("dest")?, find("dep_delay")?);
-        Ok(Self { header, carrier, origin, dest, delay })
-    }
-
-    /// A row as the stream gives it: a line.
-    fn parse(&self, line: &str) -> Result<Flight> {
-        if line.contains('"') {
-            return Err(format!("fields in quotes are not supported: {line:?}").into());
-        }
-        let fields: Vec<_> = line.split(',').collect();
-        self.flight(|index| fields.get(index).copied())
-            .map_err(|fault| format!("{fault}, in the row {line:?}").into())
-    }
-
-    fn flight<'r>(&self, field: impl Fn(usize) -> Option<&'r str>) -> Result<Flight> {
-        let field = |index| field(index).ok_or("a column is missing");
-        let delay = match field(self.delay)? {
-            "" | "NA" => None,
-            minutes => Some(minutes.parse().map_err(|_| format!("{minutes:?} is not a number of minutes"))?),
-        };
-        Ok(Flight {
-            carrier: field(self.carrier)?.to_owned(),
-            origin: field(self.origin)?.to_owned(),
-            dest: field(self.dest)?.to_owned(),
-            delay,
-        })
     }
 }
 
@@ -237,11 +190,17 @@ fn open(input: &Path) -> Result<BufReader<Box<dyn Read>>> {
 }
 
 /// The same figures without the library: one thread, one loop, one map.
-fn plain_loop(input: &Path, columns: &Columns) -> Result<BTreeMap<Group, Delays>> {
+fn plain_loop(input: &Path) -> Result<BTreeMap<Group, Delays>> {
     let mut figures = BTreeMap::<Group, Delays>::new();
-    for row in csv::Reader::from_reader(open(input)?).records() {
-        let row = row?;
-        for departure in columns.flight(|index| row.get(index))?.departures() {
+    let mut rows = csv::Reader::from_reader(open(input)?);
+    for column in ["carrier", "origin", "dest", "dep_delay"] {
+        if !rows.headers()?.iter().any(|name| name == column) {
+            return Err(format!("{}: its header names no column `{column}`", input.display()).into());
+        }
+    }
+    for flight in rows.deserialize::<Flight>() {
+        let flight = flight.map_err(|fault| format!("{}: {fault}", input.display()))?;
+        for departure in flight.departures() {
             figures.entry(departure.group).or_default().add(departure.delay);
         }
     }
@@ -324,8 +283,7 @@ async fn main() -> ExitCode {
 
 async fn run(settings: &Settings) -> Result {
     let input = settings.input();
-    let columns = Columns::of(&input)?;
-    let expected = plain_loop(&input, &columns)?;
+    let expected = plain_loop(&input)?;
     let total = rows(&expected);
 
     let dir = match &settings.dir {
@@ -358,10 +316,10 @@ async fn run(settings: &Settings) -> Result {
         .storage(FileSystem::at(dir.join("checkpoints")))
         .restart(RestartStrategy::fixed_delay(3, Duration::from_millis(500)))
         .build()?;
-    let lines = TextFiles::new([&input]);
+    let flights = Csv::<Flight>::new([&input]);
     match settings.rate.unwrap_or_else(|| (total / 5).max(1)) {
-        0 => describe(&env, lines, &columns, &progress, &results),
-        rate => describe(&env, lines.throttled(rate), &columns, &progress, &results),
+        0 => describe(&env, flights, &progress, &results),
+        rate => describe(&env, flights.throttled(rate), &progress, &results),
     }
 
     let bar = progress_bar(total, committed)?;

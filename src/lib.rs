@@ -62,12 +62,14 @@
 //!
 //! | to | see |
 //! |---|---|
-//! | describe and start a job | [`Environment`], [`Stream`], [`KeyedStream`] |
+//! | describe and start a job | [`Environment`], [`Stream`], [`KeyedStream`], [`Connected`] |
 //! | write an operator | [`Operator`], [`Handler`], [`Context`], [`Setup`] |
-//! | keep state | [`state`]: [`ValueState`], [`ListState`], [`MapState`], [`ReducingState`], [`AggregatingState`], [`SplitListState`] |
+//! | give it several inputs and outputs | [`KeyedStream::connect`], [`KeyedStream::connect_broadcast`], [`BroadcastHandler`]; [`Stream::split`], [`Stream::tee`], [`OutputTag`] |
+//! | keep state | [`state`]: [`ValueState`], [`ListState`], [`MapState`], [`ReducingState`], [`AggregatingState`], [`SplitListState`], [`BroadcastState`] |
 //! | read and write | [`connectors`]; your own by [`Source`] and [`Sink`] |
 //! | set checkpoints and restarts | [`Checkpointing`], [`RestartStrategy`], [`storage`] |
 //! | watch and stop a job | [`JobHandle`], [`JobStatus`], [`JobEvent`] |
+//! | measure a job | [`JobHandle::metrics`], [`metrics`](mod@metrics) |
 //! | know what went wrong | [`Error`], [`ErrorKind`] |
 //!
 //! Panics of user code are caught and restart the job, so a program must not be built with `panic = "abort"`.
@@ -81,6 +83,7 @@ pub mod connectors;
 mod dataflow;
 mod error;
 mod job;
+pub mod metrics;
 mod operator;
 mod pool;
 pub mod restart;
@@ -90,33 +93,48 @@ pub mod storage;
 pub mod types;
 
 pub use checkpoint::{Checkpointing, Retention};
-pub use dataflow::{Edge, KeyedStream, Pipe, Stream};
+pub use dataflow::{Broadcast, BroadcastStream, Connected, Edge, KeyedStream, OperatorPipe, Pipe, Stream};
 pub use error::{BoxError, Error, ErrorKind, Result};
-pub use job::{CompletedCheckpoint, Environment, EnvironmentBuilder, JobEvent, JobHandle, JobStatus};
+pub use job::{
+    CancelOnDrop, ChainMetrics, CheckpointMetrics, CompletedCheckpoint, Environment, EnvironmentBuilder,
+    JobEvent, JobHandle, JobMetrics, JobStatus, OperatorMetrics, SubtaskMetrics,
+};
 pub use operator::{
-    BoxFuture, Context, Handler, Operator, OperatorContext, RecoveryContext, Setup, Sink, SinkWriter, Source,
-    SourceReader, SubtaskContext, Unkeyed,
+    BoxFuture, BroadcastContext, BroadcastHandler, BroadcastInput, Claim, Context, Handler, Inputs,
+    KeyedInput, Operator, OperatorContext, OutputTag, PlainInput, PortList, RecoveryContext, Replay, Setup,
+    SideAccess, SideOutput, Sink, SinkWriter, Source, SourceReader, StartContext, SubtaskContext, Unkeyed,
 };
 pub use restart::RestartStrategy;
+#[doc(no_inline)]
+pub use tokio_util::sync::CancellationToken;
 
 #[doc(no_inline)]
 pub use state::{
-    Aggregate, AggregatingState, Key, ListState, MapState, ReducingState, SplitListState, StateValue,
-    ValueState,
+    Aggregate, AggregatingState, BroadcastState, Key, ListState, MapState, ReducingState, SplitListState,
+    StateValue, ValueState,
 };
 
 /// Everything that a job's code usually names.
 pub mod prelude {
-    pub use crate::connectors::{Collect, FileSink, Iter, Print, SourceExt, TextFiles};
+    #[cfg(feature = "csv")]
+    pub use crate::connectors::Csv;
+    #[cfg(feature = "json")]
+    pub use crate::connectors::JsonLines;
+    pub use crate::connectors::{
+        BadRow, Collect, FileSink, FromStream, Ingest, IngestError, Iter, Print, Results, SourceExt,
+        TextFiles, ToSink,
+    };
     pub use crate::state::{
-        Aggregate, AggregatingState, ListState, MapState, ReducingState, SplitListState, ValueState,
+        Aggregate, AggregatingState, BroadcastState, ListState, MapState, ReducingState, SplitListState,
+        ValueState,
     };
     pub use crate::storage::{FileSystem, Memory};
     pub use crate::{BoxFuture, RecoveryContext, SinkWriter, SourceReader, SubtaskContext};
     pub use crate::{
-        Checkpointing, Context, Environment, Error, ErrorKind, Handler, JobEvent, JobHandle, JobStatus,
-        KeyedStream, Operator, OperatorContext, Pipe, RestartStrategy, Result, Retention, Setup, Sink,
-        Source, Stream, Unkeyed,
+        BroadcastContext, BroadcastHandler, BroadcastStream, CancelOnDrop, CancellationToken, Checkpointing,
+        Connected, Context, Environment, Error, ErrorKind, Handler, JobEvent, JobHandle, JobStatus,
+        KeyedStream, Operator, OperatorContext, OperatorPipe, OutputTag, Pipe, RestartStrategy, Result,
+        Retention, Setup, SideOutput, Sink, Source, Stream, Unkeyed,
     };
 }
 
@@ -124,3 +142,8 @@ pub mod prelude {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// The code in the page on observability, as tests.
+#[cfg(all(doctest, feature = "metrics"))]
+#[doc = include_str!("../docs/observability.md")]
+pub struct Observability;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use tokio::sync::{Notify, oneshot};
+use tracing::Instrument;
 
 /// Where futures run.
 #[derive(Debug, Clone)]
@@ -38,7 +39,8 @@ impl Scope {
         Self { pool, live: Arc::default() }
     }
 
-    /// Starts a future. It runs to its end even if the [`Task`] is dropped; a panic in it becomes an error of the task.
+    /// Starts a future, in the tracing span that is entered here. It runs to its end even if the [`Task`] is dropped; a panic in it
+    /// becomes an error of the task.
     #[allow(clippy::disallowed_methods)] // the one place that spawns
     pub fn spawn<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Task<T> {
         let (done, result) = oneshot::channel();
@@ -47,7 +49,8 @@ impl Scope {
             let result = AssertUnwindSafe(future).catch_unwind().await;
             let _ = done.send(result.map_err(|panic| panic_message(&*panic)));
             drop(alive);
-        };
+        }
+        .in_current_span();
         match &self.pool {
             Pool::Threads(runtime) => drop(runtime.spawn(work)),
             Pool::Local => drop(tokio::task::spawn_local(work)),

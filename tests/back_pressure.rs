@@ -115,7 +115,7 @@ fn run(topology: Topology, records: u64, checkpointed: bool) -> UnderWay {
         let sink = Slow(under_way.clone());
         match topology {
             Topology::Fused => stream.sink("slow", sink),
-            Topology::Forward => stream.boxed().sink("slow", sink),
+            Topology::Forward => stream.start_new_chain().sink("slow", sink),
             Topology::Shuffled => stream.rebalance().sink("slow", sink),
             Topology::ShuffledTwice => stream
                 .key_by(|(_, number)| *number)

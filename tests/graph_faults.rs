@@ -31,6 +31,18 @@ async fn every_fault_of_a_graph_is_in_one_error() {
     env.source("none", NoSubtasks).sink("of-none", Collect::new());
     let other = Environment::builder().build().unwrap();
     env.source("left", numbers()).union(other.source("right", numbers())).sink("both", Collect::new());
+    let _ = env.source("here", numbers()).connect(other.source("there", numbers()).map(|_| 'c'));
+    let (kept, lost) =
+        env.source("split", numbers()).split(|record| if record.1 > 0 { Ok(()) } else { Err(()) });
+    kept.sink("kept", Collect::new());
+    drop(lost);
+    let (lost, kept) = env.source("tee", numbers()).tee();
+    kept.sink("copies", Collect::new());
+    drop(lost);
+    let (first, second) = env.source("teed", numbers()).rebalance().tee();
+    first.sink("originals", Collect::new());
+    let _ = second.filter(|_| true);
+    let _ = env.source("rules", numbers()).broadcast();
     let error = error_of(&env, "many-faults").await;
     assert_eq!(error.kind(), ErrorKind::Program);
     let text = error.to_string();
@@ -42,11 +54,17 @@ async fn every_fault_of_a_graph_is_in_one_error() {
         "after `keyed` leads nowhere",
         "source `none` says its parallelism is 0",
         "union joins streams of two environments",
+        "connect joins streams of two environments",
+        "after `here` leads nowhere",
+        "the `Err` side of `split` after `split` leads nowhere",
+        "the stream after `tee` leads nowhere",
+        "the copy by `tee` after `teed` leads nowhere",
+        "after `rules` leads nowhere",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert_eq!(text.matches("empty uid").count(), 2, "{text}");
-    assert!(text.contains("(8)"), "they are numbered: {text}");
+    assert!(text.contains("(14)") && !text.contains("(15)"), "they are numbered: {text}");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A batch of records, in columns.
 
 use std::any::Any;
+use std::fmt;
 
 /// Records that travel together, with their key hashes when the edge is keyed.
 #[derive(Debug)]
@@ -12,7 +13,40 @@ pub struct Batch<T> {
 }
 
 /// A batch whose record type only its two ends know. Always a [`Batch`].
-pub type AnyBatch = Box<dyn Any + Send>;
+pub type AnyBatch = Box<dyn Records>;
+
+/// What is known of a batch without the type of its records.
+pub trait Records: Any + Send {
+    /// How many it holds.
+    fn len(&self) -> usize;
+}
+
+impl<T: Send + 'static> Records for Batch<T> {
+    fn len(&self) -> usize {
+        self.items.len()
+    }
+}
+
+impl dyn Records {
+    /// The batch as what it is.
+    pub fn downcast_mut<B: Any>(&mut self) -> Option<&mut B> {
+        (self as &mut dyn Any).downcast_mut()
+    }
+
+    /// The batch as what it is, owned.
+    ///
+    /// # Errors
+    /// The batch itself, if it is something else.
+    pub fn downcast<B: Any>(self: Box<Self>) -> Result<Box<B>, Box<dyn Any>> {
+        (self as Box<dyn Any>).downcast()
+    }
+}
+
+impl fmt::Debug for dyn Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} records", self.len())
+    }
+}
 
 /// How many records a batch of `T` holds at most: 1024, fewer when they are large, so that a batch stays below
 /// about 128 KiB (what the records own beside themselves is not counted).

@@ -2,7 +2,7 @@
 
 use super::{AnyBatch, Barrier, Element, Input};
 use crate::checkpoint::{AbortReason, Alignment, AlignmentAction, AlignmentEvent};
-use crate::types::CheckpointId;
+use crate::types::{CheckpointId, Port};
 
 /// What the gate has for its subtask.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub enum GateEvent {
     Batch {
         /// Where it came from.
         channel: usize,
+        /// Which input of the chain that channel belongs to.
+        port: Port,
         /// The records.
         batch: AnyBatch,
     },
@@ -28,6 +30,8 @@ pub enum GateEvent {
 #[derive(Debug)]
 pub struct InputGate {
     inputs: Vec<Input>,
+    /// Of each channel.
+    ports: Vec<Port>,
     ended: Vec<bool>,
     open: usize,
     end_said: bool,
@@ -38,9 +42,10 @@ pub struct InputGate {
 }
 
 impl InputGate {
-    /// A gate in front of these channels.
+    /// A gate in front of these channels. Barriers align, and the input ends, over the channels of all ports.
     #[must_use]
-    pub fn new(inputs: Vec<Input>) -> Self {
+    pub fn new(channels: Vec<(Port, Input)>) -> Self {
+        let (ports, inputs): (Vec<_>, Vec<_>) = channels.into_iter().unzip();
         let channels = inputs.len();
         Self {
             ended: vec![false; channels],
@@ -50,6 +55,7 @@ impl InputGate {
             alignment: Alignment::new(channels),
             barrier: None,
             inputs,
+            ports,
         }
     }
 
@@ -69,7 +75,10 @@ impl InputGate {
             }
             let Some(element) = self.inputs.get_mut(channel).and_then(Input::receive) else { continue };
             match element {
-                Element::Batch(batch) => return GateEvent::Batch { channel, batch },
+                Element::Batch(batch) => {
+                    let port = self.ports.get(channel).copied().unwrap_or_default();
+                    return GateEvent::Batch { channel, port, batch };
+                }
                 Element::Barrier(barrier) => {
                     if self.barrier.is_none_or(|known| known.checkpoint < barrier.checkpoint) {
                         self.barrier = Some(barrier);
@@ -150,7 +159,10 @@ mod tests {
     use std::sync::Arc;
 
     fn gate(n: usize) -> (Vec<Output>, InputGate) {
-        let (outputs, inputs) = (0..n).map(|_| channel(8, Arc::default(), Arc::default())).unzip();
+        let channels = (0..n).map(|_| channel(8, Arc::default(), Arc::default()));
+        // Channels of two ports in turn.
+        let (outputs, inputs) =
+            (0..).zip(channels).map(|(i, (output, input))| (output, (Port(i % 2), input))).unzip();
         (outputs, InputGate::new(inputs))
     }
 
@@ -171,7 +183,8 @@ mod tests {
         let mut text = String::new();
         loop {
             match gate.poll() {
-                GateEvent::Batch { batch, .. } => {
+                GateEvent::Batch { channel, port, batch } => {
+                    assert_eq!(port, Port(channel as u32 % 2));
                     for record in batch.downcast::<Batch<u32>>().unwrap().items {
                         text.push_str(&format!("{record} "));
                     }

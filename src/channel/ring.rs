@@ -1,6 +1,7 @@
 //! A channel: one producing subtask, one consuming subtask, a bounded ring, and a way back for empty buffers.
 
 use super::{AnyBatch, Batch, Element, WakeCell};
+use crate::metrics::SubtaskCounters;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +16,14 @@ pub enum Flow {
     Full,
 }
 
+impl Flow {
+    /// Of two ways out: ready if both are.
+    #[inline]
+    pub fn and(self, other: Self) -> Self {
+        if other == Self::Full { other } else { self }
+    }
+}
+
 /// The sending end.
 ///
 /// What does not fit into the ring waits here, so an element is always taken; its owner stops its input until it is
@@ -26,6 +35,8 @@ pub struct Output {
     consumer: Arc<WakeCell>,
     /// Whether something was put into the ring since the consumer was last told.
     news: bool,
+    /// Where what is sent is counted, if anywhere.
+    counters: Option<Arc<SubtaskCounters>>,
 }
 
 /// The receiving end.
@@ -43,14 +54,30 @@ pub fn channel(depth: usize, producer: Arc<WakeCell>, consumer: Arc<WakeCell>) -
     let (ring_in, ring_out) = rtrb::RingBuffer::new(depth);
     let (spare_in, spare_out) = rtrb::RingBuffer::new(depth + 2);
     (
-        Output { ring: ring_in, stalled: VecDeque::new(), spare: spare_out, consumer, news: false },
+        Output {
+            ring: ring_in,
+            stalled: VecDeque::new(),
+            spare: spare_out,
+            consumer,
+            news: false,
+            counters: None,
+        },
         Input { ring: ring_out, spare: spare_in, producer, news: false },
     )
 }
 
 impl Output {
+    /// From now on counts what is sent.
+    pub fn count_in(&mut self, counters: &Arc<SubtaskCounters>) {
+        self.counters = Some(Arc::clone(counters));
+    }
+
     /// Sends one element, after those that stall.
     pub fn send(&mut self, element: Element) -> Flow {
+        if let (Element::Batch(batch), Some(counters)) = (&element, &self.counters) {
+            counters.records_out.add(batch.len() as u64);
+            counters.batches_out.add(1);
+        }
         if !self.stalled.is_empty() {
             self.stalled.push_back(element);
             return Flow::Full;

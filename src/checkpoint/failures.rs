@@ -96,7 +96,7 @@ impl fmt::Display for FailureReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
             Self::Io { message } => {
-                return write!(f, "storage failed: {message}; check its space, permissions and network");
+                return write!(f, "its place could not be made: {message}");
             }
             Self::AsyncFailed { message } => return write!(f, "a snapshot could not be written: {message}"),
             Self::Declined { message } => return write!(f, "a subtask declined it: {message}"),

@@ -128,12 +128,14 @@ pub struct ListState {
 pub enum Distribution {
     /// Each element goes to exactly one subtask (Flink's split-distribute list state).
     Split,
+    /// Every subtask stores a whole copy, and every subtask gets one back (Flink's broadcast state).
+    Broadcast,
 }
 
 /// What a state holds: shown in errors, compared on restore.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StateSchema {
-    /// `value`, `list`, `map`, `reducing`, `aggregating`, or `split-list`, `source-splits`, `sink-commits`.
+    /// `value`, `list`, `map`, `reducing`, `aggregating`, or `split-list`, `broadcast`, `source-splits`, `sink-commits`.
     pub kind: String,
     /// Shape of the key in serde's terms; empty for operator state.
     pub key: String,

@@ -202,7 +202,7 @@ impl<T: Send + 'static> SinkWriter<T> for CollectWriter<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connectors::test_disk::{recovery, run_context};
+    use crate::connectors::test_support::{recovery, run_context};
 
     async fn prepare(writer: &mut CollectWriter<u32>, records: &[u32]) -> Vec<CollectCommit> {
         for record in records {

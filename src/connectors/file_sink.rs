@@ -1,17 +1,25 @@
 //! Files in a folder, exactly once.
 
+#[cfg(feature = "csv")]
+mod csv;
 mod encode;
+#[cfg(feature = "json")]
+mod json;
 mod names;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+#[cfg(feature = "csv")]
+pub use self::csv::CsvEncode;
 pub use encode::{DisplayLines, Encode, EncodeWith};
+#[cfg(feature = "json")]
+pub use json::JsonEncode;
 pub use writer::FileWriter;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::operator::{RecoveryContext, Sink, SubtaskContext};
-use crate::storage::{LocalDisk, SharedDisk};
+use crate::storage::{LocalDisk, SharedDisk, io_error};
 use names::{Found, Names, Part};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -26,14 +34,15 @@ use std::path::{Path, PathBuf};
 /// Without checkpointing the files appear at the end of the input, and the folder must hold no output of this sink yet.
 ///
 /// Visible names are `part-<uid>-<generation>-<attempt>-<subtask>-<sequence><suffix>` with padded numbers: the order of names is the order
-/// of commits of each subtask. Characters of the uid other than ASCII letters, digits, `-` and `_` are written as `%` and two hex digits.
-/// Sinks with different uids may share a folder; two jobs must not.
+/// of commits of each subtask. Characters of the uid other than ASCII letters, digits, `-` and `_` are written as `%` and two hex digits;
+/// names of more than 255 bytes are refused. Sinks with different uids may share a folder; two jobs must not.
 ///
 /// What to leave alone: hidden files, and visible ones of the last checkpoint while the job may still be restarted. A file
 /// that a checkpoint names and that has neither name any more is an error at the start, as its records would be lost.
 /// The folder must support hard links or no-replace renames and be on one file system.
 ///
-/// The default encoder writes each record as a line, by its `Display`. The design is that of Flink's `FileSink` with a roll at every
+/// The default encoder writes each record as a line, by its `Display`; see also [`csv`](FileSink::csv) and
+/// [`json_lines`](FileSink::json_lines). The design is that of Flink's `FileSink` with a roll at every
 /// checkpoint.
 ///
 /// ```
@@ -54,6 +63,9 @@ pub struct FileSink<E = DisplayLines> {
     buffer_size: usize,
     encoder: E,
 }
+
+/// Longest name of a file, in bytes, that common file systems take.
+const LONGEST_NAME: usize = 255;
 
 /// A folder on a disk.
 #[derive(Debug, Clone)]
@@ -113,16 +125,22 @@ impl<E> FileSink<E> {
         self
     }
 
-    fn check(&self) -> Result {
+    fn check(&self, names: &Names) -> Result {
         let suffix = &self.suffix;
-        if suffix.is_empty() || (suffix.starts_with('.') && !suffix.contains(['/', '\\', '\0'])) {
+        let longest = names.longest(suffix);
+        let message = if !suffix.is_empty()
+            && (!suffix.starts_with('.') || suffix.contains(['/', '\\', '\0']))
+        {
+            format!("the suffix {suffix:?} of a file sink must begin with `.` and hold no `/` or `\\`")
+        } else if longest > LONGEST_NAME {
+            format!(
+                "the names of a file sink's files would have {longest} bytes, and file systems take {LONGEST_NAME}: give the \
+                 sink a shorter uid or suffix"
+            )
+        } else {
             return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::Configuration,
-            format!("the suffix {suffix:?} of a file sink must begin with `.` and hold no `/` or `\\`"),
-        )
-        .into())
+        };
+        Err(Error::new(ErrorKind::Configuration, message).at(&self.folder.path).into())
     }
 }
 
@@ -143,9 +161,10 @@ impl<T: 'static, E: Encode<T>> Sink<T> for FileSink<E> {
     type Writer = FileWriter<E>;
 
     async fn recover(&self, restored: Vec<FileCommit>, context: &RecoveryContext) -> Result {
-        self.check()?;
+        let names = Names::of(&context.operator);
+        self.check(&names)?;
         self.folder.create().await?;
-        let found = self.folder.find(&Names::of(&context.operator)).await?;
+        let found = self.folder.find(&names).await?;
         // Refuse before anything is changed.
         for file in &found {
             self.folder.refuse_foreign(file, context)?;
@@ -155,8 +174,8 @@ impl<T: 'static, E: Encode<T>> Sink<T> for FileSink<E> {
     }
 
     fn writer(&self, context: &SubtaskContext) -> Result<FileWriter<E>> {
-        self.check()?;
         let names = Names::of(&context.operator);
+        self.check(&names)?;
         let first = Part {
             generation: context.generation.0,
             attempt: context.attempt.0,
@@ -180,7 +199,7 @@ impl Folder {
                         .at(&self.path)
                         .because(error)
                 }
-                _ => Error::io("create the folder of a file sink", &self.path, error),
+                _ => io_error("create the folder of a file sink", &self.path, error),
             }
             .into()
         })
@@ -189,8 +208,7 @@ impl Folder {
     /// The files of one sink.
     async fn find(&self, names: &Names) -> Result<Vec<Found>> {
         let listed = self.disk.list(&self.path).await;
-        let listed =
-            listed.map_err(|error| Error::io("list the folder of a file sink", &self.path, error))?;
+        let listed = listed.map_err(|error| io_error("list the folder of a file sink", &self.path, error))?;
         Ok(listed.into_iter().filter_map(|name| names.parse(name)).collect())
     }
 
@@ -234,7 +252,7 @@ impl Folder {
             if !file.visible && older {
                 let path = self.path.join(&file.name);
                 let gone = self.disk.remove(&path).await;
-                gone.map_err(|error| Error::io("remove an unfinished file", &path, error))?;
+                gone.map_err(|error| io_error("remove an unfinished file", &path, error))?;
                 removed = true;
             }
         }
@@ -265,14 +283,14 @@ impl Folder {
         match self.disk.rename(&pending, &target).await {
             Ok(()) => return Ok(()),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {}
-            Err(error) => return Err(Error::io("make a file visible", &pending, error).into()),
+            Err(error) => return Err(io_error("make a file visible", &pending, error).into()),
         }
         match (self.len(&pending).await?, self.len(&target).await?) {
             (None, Some(_)) => Ok(()),
             // A crash between the two halves of a rename: one file with two names.
             (Some(_), Some(len)) if len == commit.bytes => {
                 let gone = self.disk.remove(&pending).await;
-                gone.map_err(|error| Error::io("remove a second name", &pending, error).into())
+                gone.map_err(|error| io_error("remove a second name", &pending, error).into())
             }
             (Some(_), Some(len)) => Err(Error::new(
                 ErrorKind::Corrupt,
@@ -300,11 +318,11 @@ impl Folder {
 
     async fn len(&self, path: &Path) -> Result<Option<u64>> {
         let len = self.disk.len(path).await;
-        len.map_err(|error| Error::io("look at an output file", path, error).into())
+        len.map_err(|error| io_error("look at an output file", path, error).into())
     }
 
     async fn sync(&self) -> Result {
         let synced = self.disk.sync_dir(&self.path).await;
-        synced.map_err(|error| Error::io("sync the folder of a file sink", &self.path, error).into())
+        synced.map_err(|error| io_error("sync the folder of a file sink", &self.path, error).into())
     }
 }

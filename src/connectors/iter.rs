@@ -216,7 +216,7 @@ async fn skip_items(items: &mut impl Iterator, count: u64) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connectors::test_disk::context;
+    use crate::connectors::test_support::context;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     async fn read_all<I>(reader: &mut IterReader<I>) -> Vec<I::Item>

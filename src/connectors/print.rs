@@ -147,7 +147,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connectors::test_disk::context;
+    use crate::connectors::test_support::context;
 
     /// Shows what was flushed; fails or panics after so many writes.
     #[derive(Clone, Default)]

@@ -1,10 +1,13 @@
-//! Lines of files.
+//! Lines of files; and what all sources of text files share: listing, splits, positions, reading.
 
+pub(super) mod decoder;
 mod lines;
+mod open_split;
 mod reader;
+pub(super) mod rows;
 mod split;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use reader::TextReader;
 pub use split::TextSplit;
@@ -12,6 +15,7 @@ pub use split::TextSplit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operator::{Source, SubtaskContext};
 use crate::storage::{Disk, LocalDisk, SharedDisk};
+use lines::Lines;
 use split::{Identity, cut, uncovered};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -29,7 +33,8 @@ use std::path::{Path, PathBuf};
 /// length or modification time, one that is gone, one that was added to or left out of `paths` (checked at the start and again
 /// when a split is opened); a line that is not UTF-8; a damaged `.gz`. Paths must be UTF-8 themselves, and given the same way at each start.
 ///
-/// Limits: a line must fit into memory, and up to 256 KiB are read ahead. Follow-up (`tail -f`) and folders are not supported: list the files.
+/// Limits: a line must fit into memory, and up to 256 KiB are read ahead. Follow-up (`tail -f`) and patterns of names are not supported. For
+/// rows of CSV there is [`Csv`](super::Csv), for lines of JSON [`JsonLines`](super::JsonLines).
 ///
 /// ```
 /// # use strandline::prelude::*;
@@ -41,19 +46,42 @@ use std::path::{Path, PathBuf};
 /// ```
 #[derive(Debug, Clone)]
 pub struct TextFiles {
-    paths: Vec<PathBuf>,
+    input: Input,
     split_size: u64,
     disk: SharedDisk,
+    /// Bytes read at once.
+    chunk: u64,
+    /// A row that is longer is an error. In bytes.
+    max_row: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Input {
+    Files(Vec<PathBuf>),
+    Folder(PathBuf),
 }
 
 impl TextFiles {
     /// The lines of these files on the local disk. An empty list is a source that ends at once.
     #[must_use]
     pub fn new(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        Self::of(Input::Files(paths.into_iter().map(Into::into).collect()))
+    }
+
+    /// The lines of the files directly in this folder, in the order of their names, without those whose names begin with `.` or
+    /// `_`: what a [`FileSink`](super::FileSink) has written, for one. They are listed when the job first starts; none at all is an error.
+    #[must_use]
+    pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
+        Self::of(Input::Folder(folder.into()))
+    }
+
+    fn of(input: Input) -> Self {
         Self {
-            paths: paths.into_iter().map(Into::into).collect(),
+            input,
             split_size: 4 * 1024 * 1024,
             disk: LocalDisk::shared(),
+            chunk: 256 * 1024,
+            max_row: u64::MAX,
         }
     }
 
@@ -72,11 +100,33 @@ impl TextFiles {
         self
     }
 
+    /// How many bytes a row may have.
+    #[cfg(any(feature = "csv", feature = "json"))]
+    pub(super) fn max_row_size(mut self, bytes: u64) -> Self {
+        self.max_row = bytes;
+        self
+    }
+
+    /// How many bytes are read at once.
+    #[cfg(test)]
+    pub(super) fn chunk(mut self, bytes: u64) -> Self {
+        self.chunk = bytes;
+        self
+    }
+
     /// The paths as state keeps them, as text; none twice.
-    fn names(&self) -> Result<Vec<&str>> {
+    async fn names(&self) -> Result<Vec<String>> {
+        let listed;
+        let paths = match &self.input {
+            Input::Files(paths) => paths,
+            Input::Folder(folder) => {
+                listed = self.list(folder).await?;
+                &listed
+            }
+        };
         let mut names = Vec::new();
         let mut seen = BTreeSet::new();
-        for path in &self.paths {
+        for path in paths {
             let Some(name) = path.to_str() else {
                 let error =
                     Error::new(ErrorKind::Configuration, "the path of an input file is not UTF-8: rename it");
@@ -87,9 +137,27 @@ impl TextFiles {
                     Error::new(ErrorKind::Configuration, "an input file is given twice: give it once");
                 return Err(error.at(path).into());
             }
-            names.push(name);
+            names.push(name.to_owned());
         }
         Ok(names)
+    }
+
+    /// The visible files directly in a folder.
+    async fn list(&self, folder: &Path) -> Result<Vec<PathBuf>> {
+        let failed = |error| Error::io("list a folder of input files", folder, error);
+        let mut files = Vec::new();
+        for name in self.disk.list(folder).await.map_err(failed)? {
+            let path = folder.join(&name);
+            if !name.starts_with(['.', '_']) && self.disk.len(&path).await.map_err(failed)?.is_some() {
+                files.push(path);
+            }
+        }
+        if files.is_empty() {
+            let message = "a folder of input files holds no file to read: it must exist, and have files directly in it whose \
+                           names begin with neither `.` nor `_`";
+            return Err(Error::new(ErrorKind::Configuration, message).at(folder).into());
+        }
+        Ok(files)
     }
 
     /// At a start without a checkpoint, in the order of the paths.
@@ -99,8 +167,8 @@ impl TextFiles {
             return Err(Error::new(ErrorKind::Configuration, message).into());
         }
         let mut splits = Vec::new();
-        for name in self.names()? {
-            splits.extend(cut(name, self.probe(name).await?, self.split_size));
+        for name in self.names().await? {
+            splits.extend(cut(&name, self.probe(&name).await?, self.split_size));
         }
         Ok(splits)
     }
@@ -122,7 +190,8 @@ impl TextFiles {
 
     /// After a restart: every file is the one it was, and all of it is covered.
     async fn check_restored(&self, splits: &[TextSplit]) -> Result {
-        let names: BTreeSet<&str> = self.names()?.into_iter().collect();
+        let names = self.names().await?;
+        let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
         let mut files: BTreeMap<&str, Vec<&TextSplit>> = BTreeMap::new();
         for split in splits {
             files.entry(split.path()).or_default().push(split);
@@ -203,6 +272,6 @@ impl Source for TextFiles {
     }
 
     fn reader(&self, splits: Vec<TextSplit>, _: &SubtaskContext) -> Result<TextReader> {
-        Ok(TextReader::new(SharedDisk::clone(&self.disk), splits))
+        Ok(TextReader::new(self.clone(), Lines, splits))
     }
 }

@@ -1,7 +1,7 @@
 //! Any source, at a limited rate.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::operator::{Source, SourceReader, SubtaskContext};
+use crate::operator::{Claim, Replay, Source, SourceReader, StartContext, SubtaskContext};
 use crate::types::Clock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,6 +79,18 @@ impl<S: Source> Source for Throttled<S> {
             permits: 0,
             paced: false,
         })
+    }
+
+    fn replay(&self) -> Replay {
+        self.source.replay()
+    }
+
+    fn claim(&self, start: &StartContext) -> Result<Claim> {
+        self.source.claim(start)
+    }
+
+    fn on_complete(&self, splits: &[S::Split]) -> Result {
+        self.source.on_complete(splits)
     }
 }
 
@@ -189,7 +201,7 @@ mod tests {
     use super::*;
     use crate::connectors::Iter;
     use crate::connectors::iter::IterPosition;
-    use crate::connectors::test_disk::context;
+    use crate::connectors::test_support::context;
     use proptest::prelude::*;
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! The operators behind `reduce`, `aggregate` and `map_with_state`: written with the public API, like any user's.
+//! The operators behind `reduce`, `aggregate`, `map_with_state` and `flat_map_with_state`: written with the public API, like any user's.
 
 use crate::error::Result;
 use crate::operator::{Context, Handler, Operator};
@@ -105,6 +105,57 @@ where
             None => self.state.clear(ctx),
         }
         ctx.emit(out);
+        Ok(())
+    }
+}
+
+/// How many records of one iterator are taken at once. For more it is put into a box and pulled as there is room.
+const FEW: usize = 8;
+
+pub(super) struct FlatMapWithState<K, T, S, I, F> {
+    state: ValueState<S>,
+    f: F,
+    types: PhantomData<fn(K, T) -> I>,
+}
+
+impl<K, T, S, I, F> FlatMapWithState<K, T, S, I, F> {
+    pub(super) fn new(state: ValueState<S>, f: F) -> Self {
+        Self { state, f, types: PhantomData }
+    }
+}
+
+impl<K, T, S, I, F> Operator for FlatMapWithState<K, T, S, I, F>
+where
+    K: Key,
+    T: 'static,
+    S: StateValue,
+    I: IntoIterator<Item: 'static, IntoIter: 'static> + 'static,
+    F: Fn(T, Option<S>) -> (I, Option<S>) + 'static,
+{
+    type Key = K;
+    type Out = I::Item;
+}
+
+impl<K, T, S, I, F> Handler<T> for FlatMapWithState<K, T, S, I, F>
+where
+    K: Key,
+    T: 'static,
+    S: StateValue,
+    I: IntoIterator<Item: 'static, IntoIter: 'static> + 'static,
+    F: Fn(T, Option<S>) -> (I, Option<S>) + 'static,
+{
+    #[inline]
+    fn handle(&mut self, record: T, ctx: &mut Context<'_, Self>) -> Result {
+        let (records, state) = (self.f)(record, self.state.take(ctx));
+        if let Some(state) = state {
+            self.state.set(ctx, state);
+        }
+        let mut records = records.into_iter();
+        for _ in 0..FEW {
+            let Some(record) = records.next() else { return Ok(()) };
+            ctx.emit(record);
+        }
+        ctx.emit_iter(records);
         Ok(())
     }
 }

@@ -2,20 +2,19 @@
 
 use super::ChainFactory;
 use crate::operator::{AnySink, AnySource};
-use crate::types::OperatorId;
+use crate::types::{EdgeId, OperatorId, Port};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Position of an edge in the graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct EdgeId(pub(crate) usize);
-
-/// How many subtasks a chain has.
+/// How many subtasks a chain has, if nobody chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ChainParallelism {
     /// The job's parallelism.
     Default,
     /// What its source says.
-    Fixed(u32),
+    Source(u32),
+    /// As many as the chain that writes this edge.
+    Like(EdgeId),
 }
 
 /// How an edge distributes records.
@@ -30,6 +29,15 @@ pub(crate) enum Exchange {
 #[derive(Clone)]
 pub(crate) struct EdgeNode {
     pub(crate) exchange: Exchange,
+    /// For people: what goes along it.
+    pub(crate) carries: String,
+}
+
+/// An edge that leads to a chain, and to which of its inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct InputNode {
+    pub(crate) edge: EdgeId,
+    pub(crate) port: Port,
 }
 
 /// What an operator is.
@@ -49,16 +57,23 @@ pub(crate) struct OperatorNode {
 /// A chain that has not ended yet: what its stream carries along.
 pub(crate) struct Draft {
     pub(crate) graph: SharedGraph,
-    pub(crate) operators: Vec<OperatorNode>,
-    pub(crate) inputs: Vec<EdgeId>,
-    pub(crate) parallelism: ChainParallelism,
+    operators: Vec<OperatorNode>,
+    inputs: Vec<InputNode>,
+    outputs: Vec<EdgeId>,
+    parallelism: ChainParallelism,
+    /// What the user chose for this chain.
+    chosen: Option<u32>,
+    /// The operator that was written last, in this chain or before it.
+    last: OperatorId,
 }
 
 pub(crate) struct ChainNode {
     pub(crate) operators: Vec<OperatorNode>,
-    pub(crate) inputs: Vec<EdgeId>,
-    pub(crate) output: Option<EdgeId>,
+    pub(crate) inputs: Vec<InputNode>,
+    pub(crate) outputs: Vec<EdgeId>,
     pub(crate) parallelism: ChainParallelism,
+    /// What the user chose instead.
+    pub(crate) chosen: Option<u32>,
     pub(crate) factory: Box<dyn ChainFactory>,
 }
 
@@ -81,35 +96,133 @@ impl SharedGraph {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+    fn edge(&self, exchange: Exchange, carries: String) -> EdgeId {
+        let edges = &mut self.lock().edges;
+        edges.push(EdgeNode { exchange, carries });
+        EdgeId(u32::try_from(edges.len() - 1).unwrap_or(u32::MAX))
     }
 }
 
 impl Draft {
+    /// A chain that begins with the source `id`.
+    pub(crate) fn source(
+        graph: &SharedGraph,
+        id: &OperatorId,
+        kind: OperatorKind,
+        subtasks: Option<u32>,
+    ) -> Self {
+        let mut draft = Self {
+            graph: graph.clone(),
+            operators: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            parallelism: subtasks.map_or(ChainParallelism::Default, ChainParallelism::Source),
+            chosen: None,
+            last: id.clone(),
+        };
+        draft.name(id, kind);
+        draft
+    }
+
+    /// A chain that begins with this edge.
+    fn behind(&self, edge: EdgeId, exchange: Exchange) -> Self {
+        Self {
+            graph: self.graph.clone(),
+            operators: Vec::new(),
+            inputs: vec![InputNode { edge, port: Port(0) }],
+            outputs: Vec::new(),
+            parallelism: match exchange {
+                Exchange::Forward => ChainParallelism::Like(edge),
+                Exchange::All => ChainParallelism::Default,
+            },
+            chosen: None,
+            last: self.last.clone(),
+        }
+    }
+
+    /// Uids of the chain's operators.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.operators.iter().map(|operator| operator.id.as_str())
+    }
+
+    /// The operator that was written last.
+    pub(crate) fn last(&self) -> &OperatorId {
+        &self.last
+    }
+
     /// Adds an operator to the chain.
     pub(crate) fn name(&mut self, id: &OperatorId, kind: OperatorKind) {
         self.graph.lock().named.push(id.clone());
         self.operators.push(OperatorNode { id: id.clone(), kind });
+        self.last = id.clone();
+    }
+
+    /// Chooses the number of the chain's subtasks.
+    pub(crate) fn choose_parallelism(&mut self, subtasks: u32) {
+        let last = &self.last;
+        let fault = match (self.chosen, self.parallelism) {
+            _ if subtasks == 0 => format!("`.parallelism(0)` after `{last}`: it must be at least 1"),
+            (Some(chosen), _) if chosen != subtasks => format!(
+                "`.parallelism({subtasks})` after `{last}` contradicts `.parallelism({chosen})` in the same chain, which runs \
+                 fused in one subtask: put `.rebalance()` or `.start_new_chain()` between them"
+            ),
+            (_, ChainParallelism::Source(fixed)) if fixed != subtasks => format!(
+                "`.parallelism({subtasks})` after `{last}` is in the chain of a source that is read by {fixed} subtasks, no more \
+                 and no fewer: put `.rebalance()` or `.start_new_chain()` before it"
+            ),
+            _ => {
+                self.chosen = Some(subtasks);
+                return;
+            }
+        };
+        self.graph.lock().faults.push(fault);
+    }
+
+    /// Whether nothing has been done yet with the edges it begins with.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.operators.is_empty() && self.outputs.is_empty() && self.chosen.is_none()
     }
 
     /// Ends the chain at a sink.
     pub(crate) fn end(self, factory: Box<dyn ChainFactory>) {
-        let Self { graph, operators, inputs, parallelism } = self;
-        graph.lock().chains.push(ChainNode { operators, inputs, output: None, parallelism, factory });
+        let Self { graph, operators, inputs, outputs, parallelism, chosen, last: _ } = self;
+        graph.lock().chains.push(ChainNode { operators, inputs, outputs, parallelism, chosen, factory });
     }
 
     /// Ends the chain at an edge, with which another begins.
-    pub(crate) fn end_at_edge(self, exchange: Exchange, factory: Box<dyn ChainFactory>) -> Self {
-        let Self { graph, operators, inputs, parallelism } = self;
-        let edge = {
-            let mut nodes = graph.lock();
-            let edge = EdgeId(nodes.edges.len());
-            nodes.edges.push(EdgeNode { exchange });
-            nodes.chains.push(ChainNode { operators, inputs, output: Some(edge), parallelism, factory });
-            edge
-        };
-        let parallelism = if exchange == Exchange::Forward { parallelism } else { ChainParallelism::Default };
-        Self { graph, operators: Vec::new(), inputs: vec![edge], parallelism }
+    pub(crate) fn end_at_edge<F>(mut self, exchange: Exchange, recipe: impl FnOnce(EdgeId) -> F) -> Self
+    where
+        F: ChainFactory + 'static,
+    {
+        let edge = self.graph.edge(exchange, format!("the stream after `{}`", self.last));
+        let next = self.behind(edge, exchange);
+        self.outputs.push(edge);
+        self.end(Box::new(recipe(edge)));
+        next
+    }
+
+    /// Another way out of the chain, which goes on: an edge, with which another chain begins. `what` names it for people.
+    pub(crate) fn branch(&mut self, what: impl fmt::Display) -> (EdgeId, Self) {
+        let edge = self.graph.edge(Exchange::Forward, format!("{what} `{}`", self.last));
+        self.outputs.push(edge);
+        (edge, self.behind(edge, Exchange::Forward))
+    }
+
+    /// Lets the edges that `other` begins with lead here, too, to the input `port`. `how` is the method that joins them.
+    pub(crate) fn join(&mut self, other: Self, port: Port, how: &str) {
+        if !Arc::ptr_eq(&self.graph.0, &other.graph.0) {
+            let fault = format!("{how} joins streams of two environments: make both from the same one");
+            self.graph.lock().faults.push(fault);
+            return;
+        }
+        self.inputs.extend(other.inputs.iter().map(|input| InputNode { edge: input.edge, port }));
+        if let Some(subtasks) = other.chosen {
+            self.choose_parallelism(subtasks);
+        }
+    }
+
+    /// Has the job's parallelism, unless another is chosen: where streams meet, neither side decides.
+    pub(crate) fn meet(&mut self) {
+        self.parallelism = ChainParallelism::Default;
     }
 }

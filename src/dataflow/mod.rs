@@ -1,17 +1,21 @@
-//! What users write – [`Stream`] and [`KeyedStream`] – and the plan it becomes: uids, chains, edges.
+//! What users write – [`Stream`], [`KeyedStream`], [`Connected`] – and the plan it becomes: uids, chains, edges.
 
+mod connected;
 mod functions;
 mod graph;
 mod keyed_stream;
+mod operator_pipe;
 mod pipe;
 mod plan;
 mod stream;
 
+pub use connected::Connected;
 pub(crate) use graph::OperatorKind;
 pub(crate) use graph::SharedGraph;
 pub use keyed_stream::KeyedStream;
+pub use operator_pipe::OperatorPipe;
 pub(crate) use pipe::ChainFactory;
-pub use pipe::{Edge, Pipe};
+pub use pipe::{Broadcast, Edge, Pipe};
 pub(crate) use plan::{Layout, Plan, PlannedChain};
-pub use stream::Stream;
 pub(crate) use stream::source;
+pub use stream::{BroadcastStream, Stream};

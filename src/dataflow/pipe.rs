@@ -6,11 +6,10 @@
 use crate::channel::{BroadcastRouter, ByKey, RoundRobin, Router};
 use crate::error::{Error, ErrorKind};
 use crate::operator::{
-    BuildContext, Chain, Core, EdgeHead, FilterStage, FlatMapStage, Handler, InspectStage, KeyedHead, Keyer,
-    MapStage, Operator, ProcessStage, Push, RouteStage, Setup, Sink, SinkStage, Source, SourceHead,
-    TryMapStage, Unkeyed, in_operator,
+    BuildContext, Chain, EdgeHead, FilterMapStage, FilterStage, FlatMapStage, InspectStage, MapStage, Push,
+    RouteStage, Sink, SinkStage, Source, SourceHead, SplitStage, TeeStage, TryMapStage, in_operator,
 };
-use crate::types::OperatorId;
+use crate::types::{EdgeId, OperatorId};
 use serde::Serialize;
 use std::marker::PhantomData;
 
@@ -26,34 +25,57 @@ pub trait Pipe: Clone + Send + 'static {
     /// Builds the chain in front of `down`.
     #[doc(hidden)]
     fn build<D: Push<Self::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error>;
-}
 
-/// The recipe of a chain that has just begun with an edge.
-#[derive(Debug)]
-pub struct Edge<T>(PhantomData<fn() -> T>);
-
-impl<T> Edge<T> {
-    pub(super) fn new() -> Self {
-        Self(PhantomData)
+    /// Whether it has just begun with an edge.
+    #[doc(hidden)]
+    fn is_edge(&self) -> bool {
+        false
     }
 }
 
-impl<T> Clone for Edge<T> {
-    fn clone(&self) -> Self {
-        Self::new()
-    }
+macro_rules! edge {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name<T>(PhantomData<fn() -> T>);
+
+        impl<T> $name<T> {
+            pub(super) fn new() -> Self {
+                Self(PhantomData)
+            }
+        }
+
+        impl<T> Clone for $name<T> {
+            fn clone(&self) -> Self {
+                Self::new()
+            }
+        }
+
+        impl<T: 'static> Pipe for $name<T> {
+            type Out = T;
+
+            fn owner(&self) -> Option<&OperatorId> {
+                None
+            }
+
+            fn build<D: Push<T>>(self, down: D, _: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
+                Ok(Box::new(EdgeHead::new(down)))
+            }
+
+            fn is_edge(&self) -> bool {
+                true
+            }
+        }
+    };
 }
 
-impl<T: 'static> Pipe for Edge<T> {
-    type Out = T;
-
-    fn owner(&self) -> Option<&OperatorId> {
-        None
-    }
-
-    fn build<D: Push<T>>(self, down: D, _: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
-        Ok(Box::new(EdgeHead::new(down)))
-    }
+edge! {
+    /// The recipe of a chain that has just begun with an edge.
+    Edge
+}
+edge! {
+    /// The recipe of a chain that has just begun with an edge along which every subtask gets every record.
+    Broadcast
 }
 
 /// Begins with a source.
@@ -87,96 +109,8 @@ impl<S: Source> Pipe for SourcePipe<S> {
         let reader = in_operator(&self.id, "the source cannot make a reader", || {
             self.source.reader(splits, &subtask)
         })?;
-        Ok(Box::new(SourceHead::<S, D>::new(self.id, reader, down)))
-    }
-}
-
-/// Begins with a keyed operator.
-pub(super) struct KeyedPipe<T, O: Operator, F> {
-    pub(super) id: OperatorId,
-    pub(super) keyer: Box<dyn Keyer<T, O::Key>>,
-    pub(super) factory: F,
-}
-
-impl<T: 'static, O: Operator, F: Clone> Clone for KeyedPipe<T, O, F> {
-    fn clone(&self) -> Self {
-        Self { id: self.id.clone(), keyer: self.keyer.boxed(), factory: self.factory.clone() }
-    }
-}
-
-/// Calls a factory. Returns the operator and everything it has beside itself.
-fn make<O, F>(id: &OperatorId, factory: &F, context: &mut BuildContext) -> Result<(O, Core<O::Out>), Error>
-where
-    O: Operator,
-    F: Fn(&mut Setup<'_, O::Key>) -> crate::error::Result<O>,
-{
-    let mut states = context.states_of(id);
-    let subtask = context.context_of(id);
-    let operator = in_operator(id, "the factory failed", || factory(&mut Setup::new(&subtask, &mut states)))?;
-    for state in states.undeclared() {
-        tracing::warn!(
-            operator = %id,
-            subtask = %subtask.subtask,
-            state,
-            "the checkpoint holds a state that the operator does not declare: it is kept; was it renamed?"
-        );
-    }
-    Ok((operator, Core::new(states)))
-}
-
-impl<T, O, F> Pipe for KeyedPipe<T, O, F>
-where
-    T: 'static,
-    O: Operator + Handler<T>,
-    F: Fn(&mut Setup<'_, O::Key>) -> crate::error::Result<O> + Clone + Send + 'static,
-{
-    type Out = O::Out;
-
-    fn owner(&self) -> Option<&OperatorId> {
-        Some(&self.id)
-    }
-
-    fn build<D: Push<O::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
-        let (operator, core) = make::<O, F>(&self.id, &self.factory, context)?;
-        Ok(Box::new(KeyedHead::new(self.id, operator, core, self.keyer, down, context.finished)))
-    }
-}
-
-/// Puts an operator without keys into the chain.
-pub(super) struct ProcessPipe<P, O, F> {
-    pub(super) up: P,
-    pub(super) id: OperatorId,
-    pub(super) factory: F,
-    pub(super) operator: PhantomData<fn() -> O>,
-}
-
-impl<P: Clone, O, F: Clone> Clone for ProcessPipe<P, O, F> {
-    fn clone(&self) -> Self {
-        Self {
-            up: self.up.clone(),
-            id: self.id.clone(),
-            factory: self.factory.clone(),
-            operator: PhantomData,
-        }
-    }
-}
-
-impl<P, O, F> Pipe for ProcessPipe<P, O, F>
-where
-    P: Pipe,
-    O: Operator<Key = Unkeyed> + Handler<P::Out>,
-    F: Fn(&mut Setup<'_, Unkeyed>) -> crate::error::Result<O> + Clone + Send + 'static,
-{
-    type Out = O::Out;
-
-    fn owner(&self) -> Option<&OperatorId> {
-        Some(&self.id)
-    }
-
-    fn build<D: Push<O::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
-        let (operator, core) = make::<O, F>(&self.id, &self.factory, context)?;
-        let stage = ProcessStage::new(self.id, operator, core, down, context.finished);
-        self.up.build(stage, context)
+        let counters = context.counters_of(&self.id);
+        Ok(Box::new(SourceHead::new(self.id, self.source, reader, down, counters)))
     }
 }
 
@@ -199,6 +133,7 @@ macro_rules! closure_pipe {
 closure_pipe!(MapPipe);
 closure_pipe!(TryMapPipe);
 closure_pipe!(FilterPipe);
+closure_pipe!(FilterMapPipe);
 closure_pipe!(InspectPipe);
 closure_pipe!(FlatMapPipe);
 
@@ -246,6 +181,24 @@ impl<P: Pipe, F: Fn(&P::Out) -> bool + Clone + Send + 'static> Pipe for FilterPi
     }
 }
 
+impl<P, U, F> Pipe for FilterMapPipe<P, F, U>
+where
+    P: Pipe,
+    U: 'static,
+    F: Fn(P::Out) -> Option<U> + Clone + Send + 'static,
+{
+    type Out = U;
+
+    fn owner(&self) -> Option<&OperatorId> {
+        self.up.owner()
+    }
+
+    fn build<D: Push<U>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
+        let owner = self.up.owner().cloned();
+        self.up.build(FilterMapStage::new(self.f, owner, down), context)
+    }
+}
+
 impl<P: Pipe, F: Fn(&P::Out) + Clone + Send + 'static> Pipe for InspectPipe<P, F, P::Out> {
     type Out = P::Out;
 
@@ -277,6 +230,60 @@ where
     }
 }
 
+/// Sends some records out of the chain, along an edge.
+pub(super) struct SplitPipe<P, F, A, B> {
+    pub(super) up: P,
+    pub(super) f: F,
+    pub(super) edge: EdgeId,
+    pub(super) to: PhantomData<fn() -> (A, B)>,
+}
+
+impl<P: Clone, F: Clone, A, B> Clone for SplitPipe<P, F, A, B> {
+    fn clone(&self) -> Self {
+        Self { up: self.up.clone(), f: self.f.clone(), edge: self.edge, to: PhantomData }
+    }
+}
+
+impl<P, F, A, B> Pipe for SplitPipe<P, F, A, B>
+where
+    P: Pipe,
+    A: 'static,
+    B: Send + 'static,
+    F: Fn(P::Out) -> std::result::Result<A, B> + Clone + Send + 'static,
+{
+    type Out = A;
+
+    fn owner(&self) -> Option<&OperatorId> {
+        self.up.owner()
+    }
+
+    fn build<D: Push<A>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
+        let side = RouteStage::<Router<B, RoundRobin>>::in_turn(self.edge, context);
+        let owner = self.up.owner().cloned();
+        self.up.build(SplitStage::new(self.f, owner, side, down), context)
+    }
+}
+
+/// Sends a copy of each record out of the chain, along an edge.
+#[derive(Clone)]
+pub(super) struct TeePipe<P> {
+    pub(super) up: P,
+    pub(super) edge: EdgeId,
+}
+
+impl<P: Pipe<Out: Clone + Send>> Pipe for TeePipe<P> {
+    type Out = P::Out;
+
+    fn owner(&self) -> Option<&OperatorId> {
+        self.up.owner()
+    }
+
+    fn build<D: Push<P::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
+        let side = RouteStage::<Router<P::Out, RoundRobin>>::in_turn(self.edge, context);
+        self.up.build(TeeStage::new(side, down), context)
+    }
+}
+
 /// What a chain ends with.
 pub(super) trait Tail<T>: Clone + Send + 'static {
     type Stage: Push<T>;
@@ -286,7 +293,10 @@ pub(super) trait Tail<T>: Clone + Send + 'static {
 
 /// Ends at an edge partitioned by key.
 #[derive(Clone)]
-pub(super) struct ByKeyTail<F>(pub(super) F);
+pub(super) struct ByKeyTail<F> {
+    pub(super) key: F,
+    pub(super) edge: EdgeId,
+}
 
 impl<T, K, F> Tail<T> for ByKeyTail<F>
 where
@@ -297,35 +307,33 @@ where
     type Stage = RouteStage<Router<T, ByKey<F>>>;
 
     fn make(self, context: &mut BuildContext) -> Result<Self::Stage, Error> {
-        let outputs = context.take_outputs();
-        let partitioner = ByKey::new(self.0, context.max_parallelism, outputs.len());
+        let outputs = context.take_outputs(self.edge);
+        let partitioner = ByKey::new(self.key, context.max_parallelism, outputs.len());
         Ok(RouteStage(Router::new(outputs, partitioner)))
     }
 }
 
 /// Ends at an edge that forwards or rebalances.
 #[derive(Clone)]
-pub(super) struct RoundRobinTail;
+pub(super) struct RoundRobinTail(pub(super) EdgeId);
 
 impl<T: Send + 'static> Tail<T> for RoundRobinTail {
     type Stage = RouteStage<Router<T, RoundRobin>>;
 
     fn make(self, context: &mut BuildContext) -> Result<Self::Stage, Error> {
-        let outputs = context.take_outputs();
-        let partitioner = RoundRobin::new(outputs.len(), context.subtask.subtask.0 as usize);
-        Ok(RouteStage(Router::new(outputs, partitioner)))
+        Ok(RouteStage::in_turn(self.0, context))
     }
 }
 
 /// Ends at an edge that copies every record to every subtask.
 #[derive(Clone)]
-pub(super) struct BroadcastTail;
+pub(super) struct BroadcastTail(pub(super) EdgeId);
 
 impl<T: Clone + Send + 'static> Tail<T> for BroadcastTail {
     type Stage = RouteStage<BroadcastRouter<T>>;
 
     fn make(self, context: &mut BuildContext) -> Result<Self::Stage, Error> {
-        Ok(RouteStage(BroadcastRouter::new(context.take_outputs())))
+        Ok(RouteStage(BroadcastRouter::new(context.take_outputs(self.0))))
     }
 }
 
@@ -342,7 +350,8 @@ impl<T: 'static, S: Sink<T>> Tail<T> for SinkTail<S> {
     fn make(self, context: &mut BuildContext) -> Result<Self::Stage, Error> {
         let subtask = context.context_of(&self.id);
         let writer = in_operator(&self.id, "the sink cannot make a writer", || self.sink.writer(&subtask))?;
-        Ok(SinkStage::new(self.id, self.sink, writer, context.scope.clone()))
+        let counters = context.counters_of(&self.id);
+        Ok(SinkStage::new(self.id, self.sink, writer, context.scope.clone(), counters))
     }
 }
 

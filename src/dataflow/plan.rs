@@ -1,8 +1,10 @@
 //! The plan of a job: the graph, checked and with its numbers filled in.
 
 use super::ChainFactory;
-use super::graph::{ChainParallelism, EdgeId, Exchange, Graph, OperatorKind, OperatorNode};
-use crate::types::{ChainId, OperatorId, SubtaskId, SubtaskIndex};
+use super::graph::{ChainNode, ChainParallelism, Exchange, Graph, InputNode, OperatorKind, OperatorNode};
+use crate::error::Error;
+use crate::operator::{Claim, Replay, StartContext};
+use crate::types::{ChainId, EdgeId, OperatorId, Port, SubtaskId, SubtaskIndex};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -26,13 +28,13 @@ pub(crate) struct PlannedChain {
     pub(crate) name: String,
     pub(crate) operators: Vec<OperatorNode>,
     pub(crate) parallelism: u32,
-    /// Positions in [`Plan::edges`].
-    pub(crate) inputs: Vec<usize>,
-    pub(crate) output: Option<usize>,
+    pub(crate) inputs: Vec<InputNode>,
+    pub(crate) outputs: Vec<EdgeId>,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PlannedEdge {
+    pub(crate) id: EdgeId,
     /// Subtask i to subtask i, instead of each to each.
     pub(crate) pointwise: bool,
 }
@@ -42,17 +44,44 @@ impl PlannedChain {
     pub(crate) fn has_source(&self) -> bool {
         self.operators.iter().any(|operator| matches!(operator.kind, OperatorKind::Source(_)))
     }
+
+    /// Which of its inputs this edge leads to, if to any.
+    pub(crate) fn port_of(&self, edge: EdgeId) -> Option<Port> {
+        self.inputs.iter().find(|input| input.edge == edge).map(|input| input.port)
+    }
+}
+
+/// How many subtasks a chain has. A graph is written from sources on, so following edges back comes to an end.
+fn subtasks_of(chain: &ChainNode, graph: &Graph, default: u32) -> u32 {
+    let mut chain = chain;
+    loop {
+        match (chain.chosen, chain.parallelism) {
+            (Some(subtasks), _) | (None, ChainParallelism::Source(subtasks)) => return subtasks,
+            (None, ChainParallelism::Default) => return default,
+            (None, ChainParallelism::Like(edge)) => {
+                match graph.chains.iter().find(|chain| chain.outputs.contains(&edge)) {
+                    Some(writer) => chain = writer,
+                    // A stream that leads nowhere writes it: a fault.
+                    None => return default,
+                }
+            }
+        }
+    }
 }
 
 impl Plan {
     /// Checks the graph and resolves its numbers. All faults are reported, not just the first.
-    pub(crate) fn of(graph: &Graph, parallelism: u32, faults: &mut Vec<String>) -> Self {
+    pub(crate) fn of(
+        graph: &Graph,
+        parallelism: u32,
+        takes_checkpoints: bool,
+        faults: &mut Vec<String>,
+    ) -> Self {
         faults.extend(graph.faults.iter().cloned());
         check_names(graph, faults);
-        let resolve = |node: ChainParallelism| match node {
-            ChainParallelism::Default => parallelism,
-            ChainParallelism::Fixed(fixed) => fixed,
-        };
+        if takes_checkpoints {
+            check_replay(graph, faults);
+        }
         let mut chains = Vec::new();
         for (index, node) in graph.chains.iter().enumerate() {
             let names: Vec<&str> = node.operators.iter().map(|operator| operator.id.as_str()).collect();
@@ -61,22 +90,19 @@ impl Plan {
                 id: ChainId(u32::try_from(index).unwrap_or(u32::MAX)),
                 name,
                 operators: node.operators.clone(),
-                parallelism: resolve(node.parallelism),
-                inputs: node.inputs.iter().map(|edge| edge.0).collect(),
-                output: node.output.map(|edge| edge.0),
+                parallelism: subtasks_of(node, graph, parallelism),
+                inputs: node.inputs.clone(),
+                outputs: node.outputs.clone(),
             });
         }
-        let edges = graph
-            .edges
-            .iter()
-            .enumerate()
-            .map(|(index, edge)| {
-                let ends = |matches: &dyn Fn(&PlannedChain) -> bool| {
-                    chains.iter().find(|chain| matches(chain)).map(|chain| chain.parallelism)
-                };
-                let from = ends(&|chain| chain.output == Some(index));
-                let to = ends(&|chain| chain.inputs.contains(&index));
-                PlannedEdge { pointwise: edge.exchange == Exchange::Forward && from == to }
+        let edges = (0..)
+            .map(EdgeId)
+            .zip(&graph.edges)
+            .map(|(id, edge)| {
+                let from = chains.iter().find(|chain| chain.outputs.contains(&id));
+                let to = chains.iter().find(|chain| chain.port_of(id).is_some());
+                let as_many = from.map(|chain| chain.parallelism) == to.map(|chain| chain.parallelism);
+                PlannedEdge { id, pointwise: edge.exchange == Exchange::Forward && as_many }
             })
             .collect();
         let factories = graph.chains.iter().map(|node| node.factory.boxed()).collect();
@@ -93,9 +119,29 @@ impl Layout {
         })
     }
 
+    /// The name of a chain, for people.
+    pub(crate) fn name_of(&self, chain: ChainId) -> &str {
+        self.chains.get(chain.0 as usize).map_or("?", |chain| chain.name.as_str())
+    }
+
+    /// Number of subtasks of the chain that has most.
+    pub(crate) fn widest(&self) -> u32 {
+        self.chains.iter().map(|chain| chain.parallelism).max().unwrap_or(1)
+    }
+
     /// Every operator of the plan, with the chain it runs in.
     pub(crate) fn operators(&self) -> impl Iterator<Item = (&PlannedChain, &OperatorNode)> {
         self.chains.iter().flat_map(|chain| chain.operators.iter().map(move |operator| (chain, operator)))
+    }
+
+    /// Ties the sources and sinks to a job that starts, until what is returned is dropped.
+    pub(crate) fn claim(&self, start: &StartContext) -> Result<Vec<Claim>, Error> {
+        let ends = self.operators().filter_map(|(_, operator)| match &operator.kind {
+            OperatorKind::Source(source) => Some(source.claim(start)),
+            OperatorKind::Sink(sink) => Some(sink.claim(start)),
+            OperatorKind::Operator => None,
+        });
+        ends.collect()
     }
 }
 
@@ -124,18 +170,33 @@ fn check_names(graph: &Graph, faults: &mut Vec<String>) {
             faults.push(format!("the stream after `{id}` leads nowhere: end it with `.sink(uid, sink)`"));
         }
     }
-    let read: Vec<EdgeId> = graph.chains.iter().flat_map(|chain| chain.inputs.iter().copied()).collect();
-    for (index, chain) in graph.chains.iter().enumerate() {
-        if chain.output.is_some_and(|edge| !read.contains(&edge)) {
-            let last = chain
-                .operators
-                .last()
-                .map_or_else(|| format!("chain {index}"), |last| format!("`{}`", last.id));
-            faults.push(format!("the stream after {last} leads nowhere: end it with `.sink(uid, sink)`"));
+    let read: BTreeSet<EdgeId> =
+        graph.chains.iter().flat_map(|chain| &chain.inputs).map(|input| input.edge).collect();
+    for (id, edge) in (0..).map(EdgeId).zip(&graph.edges) {
+        if !read.contains(&id) {
+            faults.push(format!("{} leads nowhere: end it with `.sink(uid, sink)`", edge.carries));
         }
-        if chain.parallelism == ChainParallelism::Fixed(0) {
+    }
+    for chain in &graph.chains {
+        if chain.parallelism == ChainParallelism::Source(0) {
             let first = chain.operators.first().map_or("?", |first| first.id.as_str());
             faults.push(format!("source `{first}` says its parallelism is 0: it must be at least 1"));
+        }
+    }
+}
+
+fn check_replay(graph: &Graph, faults: &mut Vec<String>) {
+    for operator in graph.chains.iter().flat_map(|chain| &chain.operators) {
+        if let OperatorKind::Source(source) = &operator.kind
+            && source.replay() == Replay::Impossible
+        {
+            faults.push(format!(
+                "source `{}` cannot give records again, and the job takes checkpoints: whatever it has read since the last one \
+                 would be lost at a restart. Accept that with `.accept_loss()` on the source, keep those records with \
+                 `.replay_in_process(limit)`, read from a source that can replay, or set neither `checkpointing` nor \
+                 `storage`",
+                operator.id
+            ));
         }
     }
 }

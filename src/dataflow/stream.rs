@@ -1,15 +1,19 @@
 //! Streams of records, and what can be done with them.
 
-use super::KeyedStream;
-use super::graph::{ChainParallelism, Draft, Exchange, OperatorKind, SharedGraph};
+use super::graph::{Draft, Exchange, OperatorKind, SharedGraph};
+use super::operator_pipe::{OperatorPipe, OperatorRecipe, ProcessPipe};
 use super::pipe::{
-    BroadcastTail, ByKeyTail, Edge, FilterPipe, FlatMapPipe, InspectPipe, MapPipe, Pipe, ProcessPipe, Recipe,
-    RoundRobinTail, SinkTail, SourcePipe, TryMapPipe,
+    Broadcast, BroadcastTail, ByKeyTail, Edge, FilterMapPipe, FilterPipe, FlatMapPipe, InspectPipe, MapPipe,
+    Pipe, Recipe, RoundRobinTail, SinkTail, SourcePipe, SplitPipe, TeePipe, TryMapPipe,
 };
+use super::{Connected, KeyedStream};
 use crate::error::Result;
-use crate::operator::{Handler, Operator, Setup, Sink, SinkEnd, Source, SourceEnd, Unkeyed};
+use crate::operator::{
+    BroadcastInput, Handler, Operator, OutputTag, PlainInput, Setup, Sink, SinkEnd, Source, SourceEnd,
+    TakenSide, Unkeyed,
+};
 use crate::state::Key;
-use crate::types::OperatorId;
+use crate::types::{OperatorId, Port};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -18,13 +22,17 @@ use std::sync::Arc;
 ///
 /// It is a description, not yet a running thing. Each method returns the longer description; plain stages are fused with what
 /// comes before them into one chain, so they cost what a function call costs. In signatures write
-/// `Stream<T, impl Pipe<Out = T>>`, or `Stream<T>` after [`boxed`](Self::boxed).
+/// `Stream<T, impl Pipe<Out = T>>`, or `Stream<T>` after [`start_new_chain`](Self::start_new_chain).
 #[must_use = "a stream that leads nowhere is an error when the job starts: end it with a sink"]
 pub struct Stream<T, P = Edge<T>> {
     pub(super) draft: Draft,
     pub(super) pipe: P,
     pub(super) carries: PhantomData<fn() -> T>,
 }
+
+/// A stream of which every subtask gets every record: what [`broadcast`](Stream::broadcast) returns. It is a [`Stream`] like any other,
+/// and can be given to `connect_broadcast`.
+pub type BroadcastStream<T> = Stream<T, Broadcast<T>>;
 
 /// A stream that begins with a source.
 pub(crate) fn source<S: Source>(
@@ -33,10 +41,8 @@ pub(crate) fn source<S: Source>(
     source: S,
 ) -> Stream<S::Record, impl Pipe<Out = S::Record> + use<S>> {
     let id = OperatorId::from(uid);
-    let parallelism = source.parallelism().map_or(ChainParallelism::Default, ChainParallelism::Fixed);
-    let mut draft = Draft { graph: graph.clone(), operators: Vec::new(), inputs: Vec::new(), parallelism };
     let end = SourceEnd { id: id.clone(), source: source.clone() };
-    draft.name(&id, OperatorKind::Source(Arc::new(end)));
+    let draft = Draft::source(graph, &id, OperatorKind::Source(Arc::new(end)), source.parallelism());
     Stream::new(draft, SourcePipe { id, source })
 }
 
@@ -71,6 +77,30 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
         Stream::new(self.draft, FilterPipe { up: self.pipe, f, to: PhantomData })
     }
 
+    /// Makes one record of each, or none.
+    ///
+    /// ```
+    /// # use strandline::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result {
+    /// # let env = Environment::builder().parallelism(1).build()?;
+    /// # let numbers = Collect::new();
+    /// env.source("words", Iter::new(["1", "two", "3"]))
+    ///     .filter_map(|word| word.parse::<u32>().ok())
+    ///     .sink("numbers", numbers.clone());
+    /// # env.execute("filter-map").await?;
+    /// # assert_eq!(numbers.records(), [1, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn filter_map<U, F>(self, f: F) -> Stream<U, impl Pipe<Out = U>>
+    where
+        U: 'static,
+        F: Fn(T) -> Option<U> + Clone + Send + 'static,
+    {
+        Stream::new(self.draft, FilterMapPipe { up: self.pipe, f, to: PhantomData })
+    }
+
     /// Makes any number of records of each. The iterator is pulled only as there is room downstream, so one record may become
     /// millions in constant memory.
     pub fn flat_map<I, F>(self, f: F) -> Stream<I::Item, impl Pipe<Out = I::Item>>
@@ -91,14 +121,133 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
 
     /// Runs an operator without keys, inside the chain. `factory` makes one instance per subtask and restart, and declares its
     /// states; `uid` names it: its state is matched by that.
-    pub fn process<O, F>(mut self, uid: &str, factory: F) -> Stream<O::Out, impl Pipe<Out = O::Out>>
+    pub fn process<O, F>(mut self, uid: &str, factory: F) -> Stream<O::Out, impl OperatorPipe<Out = O::Out>>
     where
         O: Operator<Key = Unkeyed> + Handler<T>,
         F: Fn(&mut Setup<'_, Unkeyed>) -> Result<O> + Clone + Send + 'static,
     {
         let id = OperatorId::from(uid);
         self.draft.name(&id, OperatorKind::Operator);
-        Stream::new(self.draft, ProcessPipe { up: self.pipe, id, factory, operator: PhantomData })
+        let recipe = OperatorRecipe::new(id, factory);
+        Stream::new(self.draft, ProcessPipe::<P, O, F, false> { up: self.pipe, recipe })
+    }
+
+    /// Makes a stream of a side output of the operator just before: what it emits with
+    /// [`SideOutput::emit`](crate::SideOutput::emit). The first stream of the pair is this one, and the next side output can be taken
+    /// from it; the second begins a chain of its own, with as many subtasks. For an example see
+    /// [`Setup::side_output`](crate::Setup::side_output).
+    ///
+    /// A side output is held back and checkpointed like the main one: a slow consumer of the one holds both back. One that is
+    /// not taken drops its records. It is an error of the program, when the operator is made, that its factory does not declare the side
+    /// output, or with another type; and at the start that one is taken twice (use [`tee`](Self::tee)).
+    pub fn side_output<U: Send + 'static>(
+        mut self,
+        tag: &OutputTag<U>,
+    ) -> (Stream<T, impl OperatorPipe<Out = T>>, Stream<U>)
+    where
+        P: OperatorPipe,
+    {
+        let (edge, side) = self.draft.branch(format_args!("side output `{}` of", tag.name()));
+        if self.pipe.sides().iter().any(|taken| taken.name() == tag.name()) {
+            let fault = format!(
+                "side output `{}` of `{}` is taken twice: take it once, and copy the stream with `.tee()`",
+                tag.name(),
+                self.draft.last()
+            );
+            self.draft.graph.lock().faults.push(fault);
+        }
+        let pipe = self.pipe.with_side(TakenSide::new(tag, edge));
+        (Stream::new(self.draft, pipe), Stream::new(side, Edge::new()))
+    }
+
+    /// Sends each record one of two ways: what `f` makes `Ok` goes on in the chain, what it makes `Err` begins a chain of its own,
+    /// with as many subtasks. Order is kept on each way. The ways share one beginning, so the slower one holds both back.
+    ///
+    /// ```
+    /// # use strandline::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result {
+    /// # let env = Environment::builder().parallelism(1).build()?;
+    /// # let (numbers, bad) = (Collect::new(), Collect::new());
+    /// let (rows, faults) = env
+    ///     .source("lines", Iter::new(["1", "two", "3"]))
+    ///     .map(|line| line.parse::<u32>().map_err(|fault| format!("{line}: {fault}")))
+    ///     .split(|row| row);
+    /// rows.sink("numbers", numbers.clone());
+    /// faults.sink("bad lines", bad.clone());
+    /// # env.execute("split").await?;
+    /// # assert_eq!((numbers.records(), bad.len()), (vec![1, 3], 1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn split<A, B, F>(mut self, f: F) -> (Stream<A, impl Pipe<Out = A>>, Stream<B>)
+    where
+        A: 'static,
+        B: Send + 'static,
+        F: Fn(T) -> std::result::Result<A, B> + Clone + Send + 'static,
+    {
+        let (edge, side) = self.draft.branch("the `Err` side of `split` after");
+        let pipe = SplitPipe { up: self.pipe, f, edge, to: PhantomData };
+        (Stream::new(self.draft, pipe), Stream::new(side, Edge::new()))
+    }
+
+    /// Sends each record both ways: on in the chain, and, as a copy, into a chain of its own with as many subtasks. (Streams are not
+    /// `Clone`: what is to be processed twice is copied where one can see it.) Order is kept on each way. The ways share one
+    /// beginning, so the slower one holds both back.
+    ///
+    /// ```
+    /// # use strandline::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result {
+    /// # let env = Environment::builder().parallelism(1).build()?;
+    /// # let (all, large) = (Collect::new(), Collect::new());
+    /// let (orders, copies) = env.source("orders", Iter::new([10, 2_000, 30_u32])).tee();
+    /// orders.sink("archive", all.clone());
+    /// copies.filter(|amount| *amount > 1_000).sink("alarms", large.clone());
+    /// # env.execute("tee").await?;
+    /// # assert_eq!((all.records(), large.records()), (vec![10, 2_000, 30], vec![2_000]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn tee(mut self) -> (Stream<T, impl Pipe<Out = T>>, Stream<T>)
+    where
+        T: Clone + Send,
+    {
+        let (edge, side) = self.draft.branch("the copy by `tee` after");
+        let pipe = TeePipe { up: self.pipe, edge };
+        (Stream::new(self.draft, pipe), Stream::new(side, Edge::new()))
+    }
+
+    /// Sets how many subtasks the chain that is being written has, instead of the job's parallelism. A chain is everything since the last
+    /// exchange (`key_by`, `rebalance`, `broadcast`, `union`, `connect`) or [`start_new_chain`](Self::start_new_chain), source or sink
+    /// included: its stages run fused in one subtask. More subtasks share the work of a slow stage; fewer spare threads and, at a
+    /// sink, files.
+    ///
+    /// Restarts and resumes may change it like the job's parallelism: state moves with its keys. An error at the start is a number that is 0 or
+    /// above `max_parallelism`, another one in the same chain, and one that contradicts
+    /// [`Source::parallelism`](crate::Source::parallelism), where the source sets that.
+    ///
+    /// ```
+    /// # use strandline::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result {
+    /// # let env = Environment::builder().parallelism(1).build()?;
+    /// # let out = Collect::new();
+    /// env.source("numbers", Iter::new(0..100_u64)) // an `Iter` is read by one subtask
+    ///     .rebalance()
+    ///     .map(|number| number * number)
+    ///     .parallelism(4)
+    ///     .rebalance()
+    ///     .parallelism(1)
+    ///     .sink("squares", out.clone());
+    /// # env.execute("parallelism").await?;
+    /// # assert_eq!(out.len(), 100);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn parallelism(mut self, subtasks: u32) -> Self {
+        self.draft.choose_parallelism(subtasks);
+        self
     }
 
     /// Partitions the stream by a key: all records of one key go to one subtask, in order, where its state is. The selector must be
@@ -110,8 +259,8 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
         F: Fn(&T) -> K + Clone + Send + 'static,
     {
         let keyer = Box::new(key.clone());
-        let recipe = Recipe { pipe: self.pipe, tail: ByKeyTail(key) };
-        KeyedStream { draft: self.draft.end_at_edge(Exchange::All, Box::new(recipe)), keyer }
+        let recipe = |edge| Recipe { pipe: self.pipe, tail: ByKeyTail { key, edge } };
+        KeyedStream { draft: self.draft.end_at_edge(Exchange::All, recipe), keyer }
     }
 
     /// Deals the records out in turn over all subtasks of the job. Use it after a source with fewer subtasks than the job, or where
@@ -120,27 +269,36 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
     where
         T: Send,
     {
-        let recipe = Recipe { pipe: self.pipe, tail: RoundRobinTail };
-        Stream::new(self.draft.end_at_edge(Exchange::All, Box::new(recipe)), Edge::new())
+        let recipe = |edge| Recipe { pipe: self.pipe, tail: RoundRobinTail(edge) };
+        Stream::new(self.draft.end_at_edge(Exchange::All, recipe), Edge::new())
     }
 
-    /// Sends every record to every subtask.
-    pub fn broadcast(self) -> Stream<T>
+    /// Sends every record to every subtask of what follows: plain stages, or, by
+    /// [`connect_broadcast`](KeyedStream::connect_broadcast), an operator that looks at other records by the light of these.
+    pub fn broadcast(self) -> BroadcastStream<T>
     where
         T: Clone + Send,
     {
-        let recipe = Recipe { pipe: self.pipe, tail: BroadcastTail };
-        Stream::new(self.draft.end_at_edge(Exchange::All, Box::new(recipe)), Edge::new())
+        let recipe = |edge| Recipe { pipe: self.pipe, tail: BroadcastTail(edge) };
+        Stream::new(self.draft.end_at_edge(Exchange::All, recipe), Broadcast::new())
     }
 
-    /// Ends the chain here and begins another with the same parallelism: a stream whose type can be written down, and that may run
-    /// on another thread than what comes before it.
-    pub fn boxed(self) -> Stream<T>
+    /// Ends the chain here and begins another with as many subtasks, each fed by its counterpart, in order. What follows may run on another
+    /// thread, and may be given another [`parallelism`](Self::parallelism); then records are dealt out in turn. The price is that of
+    /// an exchange: records cross a channel in batches.
+    ///
+    /// It is also the way to a type that can be written down – `Stream<T>`, for a field or for the branches of an `if`. Where a chain
+    /// has just begun, nothing happens but that.
+    #[doc(alias = "boxed")]
+    pub fn start_new_chain(self) -> Stream<T>
     where
         T: Send,
     {
-        let recipe = Recipe { pipe: self.pipe, tail: RoundRobinTail };
-        Stream::new(self.draft.end_at_edge(Exchange::Forward, Box::new(recipe)), Edge::new())
+        if self.pipe.is_edge() && self.draft.is_untouched() {
+            return Stream::new(self.draft, Edge::new());
+        }
+        let recipe = |edge| Recipe { pipe: self.pipe, tail: RoundRobinTail(edge) };
+        Stream::new(self.draft.end_at_edge(Exchange::Forward, recipe), Edge::new())
     }
 
     /// The records of both streams, each in its own order, in no order between them. Has the job's parallelism.
@@ -149,16 +307,43 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
         T: Send,
         Q: Pipe<Out = T>,
     {
-        let mut left = self.boxed();
-        let right = other.boxed();
-        if left.draft.graph.is_same(&right.draft.graph) {
-            left.draft.inputs.extend(right.draft.inputs);
-        } else {
-            let fault = "union joins streams of two environments: make both from the same one";
-            left.draft.graph.lock().faults.push(fault.into());
-        }
-        left.draft.parallelism = ChainParallelism::Default;
+        let mut left = self.start_new_chain();
+        left.draft.join(other.start_new_chain().draft, Port(0), "union");
+        left.draft.meet();
         left
+    }
+
+    /// Joins another stream, of another type, for an operator without keys that has a [`Handler`] for each: see
+    /// [`KeyedStream::connect`]. Which subtask gets which record is left open. Has the job's parallelism.
+    #[allow(clippy::type_complexity)] // a list, spelled out
+    pub fn connect<U, Q>(
+        self,
+        other: Stream<U, Q>,
+    ) -> Connected<Unkeyed, (PlainInput<U>, (PlainInput<T>, ()))>
+    where
+        T: Send,
+        U: Send + 'static,
+        Q: Pipe<Out = U>,
+    {
+        let mut draft = self.start_new_chain().draft;
+        draft.meet();
+        Connected::<Unkeyed, _>::new(draft, (PlainInput::new(), ())).connect(other)
+    }
+
+    /// Joins a broadcast stream, for an operator without keys that has a [`Handler`] for the records of this stream and a
+    /// [`BroadcastHandler`](crate::BroadcastHandler) for those of the other, of which every subtask gets every one: see
+    /// [`KeyedStream::connect_broadcast`]. Has the parallelism of this stream.
+    #[allow(clippy::type_complexity)] // a list, spelled out
+    pub fn connect_broadcast<U>(
+        self,
+        other: BroadcastStream<U>,
+    ) -> Connected<Unkeyed, (BroadcastInput<U>, (PlainInput<T>, ()))>
+    where
+        T: Send,
+        U: 'static,
+    {
+        let draft = self.start_new_chain().draft;
+        Connected::new(draft, (PlainInput::new(), ())).connect_broadcast(other)
     }
 
     /// Ends the stream in a sink. `uid` names it: what it has not yet committed is matched by that.
@@ -172,7 +357,7 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
 
 impl<T, P> fmt::Debug for Stream<T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.draft.operators.iter().map(|operator| operator.id.as_str()).collect();
+        let names: Vec<_> = self.draft.names().collect();
         f.debug_struct("Stream").field("chain", &names).finish_non_exhaustive()
     }
 }

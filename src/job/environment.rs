@@ -19,6 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 /// Describes a job – its streams and its settings – and starts it.
 pub struct Environment {
@@ -39,12 +40,13 @@ pub struct EnvironmentBuilder {
     stop_timeout: Option<Duration>,
     take_over: bool,
     allow_non_restored_state: bool,
+    cancel_on: Option<CancellationToken>,
     seed: Option<u64>,
 }
 
 impl EnvironmentBuilder {
-    /// How many subtasks each chain has, unless its source says otherwise. Default: the number of cores. Keyed
-    /// state is split over them and can be resumed at another parallelism.
+    /// How many subtasks each chain has, unless its source says otherwise, or [`Stream::parallelism`](crate::Stream::parallelism) does.
+    /// Default: the number of cores. Keyed state is split over them and can be resumed at another parallelism.
     pub fn parallelism(mut self, subtasks: u32) -> Self {
         self.parallelism = Some(subtasks);
         self
@@ -58,7 +60,7 @@ impl EnvironmentBuilder {
         self
     }
 
-    /// How many threads the subtasks share. Default: the number of cores, at most `parallelism`.
+    /// How many threads the subtasks share. Default: the number of cores, at most as many as the widest chain has subtasks.
     pub fn workers(mut self, threads: usize) -> Self {
         self.workers = Some(threads);
         self
@@ -114,6 +116,32 @@ impl EnvironmentBuilder {
     /// Default: that is an error.
     pub fn allow_non_restored_state(mut self) -> Self {
         self.allow_non_restored_state = true;
+        self
+    }
+
+    /// Cancels every job of this environment when `token` is cancelled, as [`JobHandle::cancel`] does; also one that is still
+    /// starting. This is how a service stops its jobs together with everything else. Default: none.
+    ///
+    /// With a token that is already cancelled nothing is run, opened or deleted: [`start`](Environment::start) gives the handle of
+    /// a job that has ended as [`JobStatus::Cancelled`]. So a cancelled token always leads to the same outcome, however far the
+    /// start had come. A token cannot be reset: to start again, make an environment with another.
+    ///
+    /// ```
+    /// # use strandline::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result {
+    /// let shutdown = CancellationToken::new();
+    /// let env = Environment::builder().cancel_on(shutdown.child_token()).build()?;
+    /// env.source("numbers", Iter::new(0_u64..)).filter(|_| false).sink("none", Collect::new());
+    /// let job = env.start("cancelled-by-a-token").await?;
+    /// shutdown.cancel();
+    /// assert_eq!(job.await?, JobStatus::Cancelled);
+    /// assert_eq!(env.execute("never-run").await?, JobStatus::Cancelled);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cancel_on(mut self, token: CancellationToken) -> Self {
+        self.cancel_on = Some(token);
         self
     }
 
@@ -185,20 +213,27 @@ impl Environment {
         source(&self.graph, uid, from)
     }
 
-    /// Starts the job, and returns when its storage is open and its threads run. From then on it runs by itself, whatever becomes of
-    /// the runtime this was called from. With a completed checkpoint under the same name in its storage it goes on from there. State is
-    /// restored and sources are asked for their splits after this returns: what goes wrong there ends the job, and
-    /// [`JobHandle::wait`] has the error.
+    /// Starts the job, and returns when its storage is open and its threads run. From then on it runs by itself: dropping every
+    /// handle, the environment, or the runtime this was called from leaves it running, until its input ends or it is
+    /// cancelled (by [`JobHandle::cancel`], a [token](EnvironmentBuilder::cancel_on) or a [guard](JobHandle::cancel_on_drop)).
+    /// Dropping the future of this call before it is ready leaves no job behind.
+    ///
+    /// With a completed checkpoint under the same name in its storage it goes on from there. State is restored and sources are
+    /// asked for their splits after this returns: what goes wrong there ends the job, and [`JobHandle::wait`] has the error.
     ///
     /// # Errors
     /// Every fault of the graph, in one error ([`ErrorKind::Program`]); storage that cannot be opened or read; a job of the same
-    /// name in this process, or of the same storage in another ([`ErrorKind::Busy`]).
+    /// name in this process, or of the same storage in another ([`ErrorKind::Busy`]); a source or sink of this process that serves
+    /// another job, or has served its time ([`ErrorKind::Program`]).
     pub async fn start(&self, name: &str) -> Result<JobHandle, Error> {
         let name = JobName::from(name);
         let settings = self.settings(&name).map_err(|error| error.job(&name))?;
+        if self.is_cancelled() {
+            return Ok(never_run(name, &settings));
+        }
         let registration = registry::register(&name)?;
-        let shared = Arc::new(JobShared::new());
-        let workers = self.workers(self.parallelism());
+        let shared = Arc::new(JobShared::new(settings.meter()));
+        let workers = self.workers(settings.plan.layout.widest());
         let (opened, result) = oneshot::channel();
         let on_thread = Arc::clone(&shared);
         let at_end = Arc::clone(&shared);
@@ -243,8 +278,12 @@ impl Environment {
                 return Err(error.job(&name));
             }
         };
-        let handle = JobHandle { name, shared, actor, resumed_from };
-        if handle.actor.is_none() {
+        let had_finished = actor.is_none();
+        if let Some(actor) = actor {
+            shared.connect(actor.recipient());
+        }
+        let handle = JobHandle { name, shared, resumed_from, had_finished };
+        if had_finished {
             // It had finished: the thread that found out is about to end.
             let _ = handle.wait().await;
         }
@@ -259,17 +298,21 @@ impl Environment {
     pub async fn start_local(&self, name: &str) -> Result<JobHandle, Error> {
         let name = JobName::from(name);
         let settings = self.settings(&name).map_err(|error| error.job(&name))?;
-        let shared = Arc::new(JobShared::new());
+        if self.is_cancelled() {
+            return Ok(never_run(name, &settings));
+        }
+        let shared = Arc::new(JobShared::new(settings.meter()));
         match open(settings).await.map_err(|error| error.job(&name))? {
             OpenedJob::Finished(checkpoint) => {
                 shared.decide(Ok(JobStatus::Finished));
                 shared.announce();
-                Ok(JobHandle { name, shared, actor: None, resumed_from: checkpoint })
+                Ok(JobHandle { name, shared, resumed_from: checkpoint, had_finished: true })
             }
             OpenedJob::Ready(job) => {
                 let resumed_from = job.from();
-                let actor = Some(job.start(Placement::Local, Pool::Local, Arc::clone(&shared)));
-                Ok(JobHandle { name, shared, actor, resumed_from })
+                let actor = job.start(Placement::Local, Pool::Local, Arc::clone(&shared));
+                shared.connect(actor.recipient());
+                Ok(JobHandle { name, shared, resumed_from, had_finished: false })
             }
         }
     }
@@ -282,19 +325,24 @@ impl Environment {
         self.start(name).await?.wait().await
     }
 
+    fn is_cancelled(&self) -> bool {
+        self.settings.cancel_on.as_ref().is_some_and(CancellationToken::is_cancelled)
+    }
+
     fn parallelism(&self) -> u32 {
         self.settings.parallelism.unwrap_or_else(|| u32::try_from(cores()).unwrap_or(1))
     }
 
-    fn workers(&self, parallelism: u32) -> usize {
-        self.settings.workers.unwrap_or_else(|| cores().min(parallelism as usize)).max(1)
+    fn workers(&self, widest: u32) -> usize {
+        self.settings.workers.unwrap_or_else(|| cores().min(widest as usize)).max(1)
     }
 
     fn settings(&self, name: &JobName) -> Result<JobSettings, Error> {
         check_job_name(name)?;
         let settings = &self.settings;
         let mut faults = Vec::new();
-        let plan = Plan::of(&self.graph.lock(), self.parallelism(), &mut faults);
+        let takes_checkpoints = settings.storage.is_some() || settings.checkpointing.is_some();
+        let plan = Plan::of(&self.graph.lock(), self.parallelism(), takes_checkpoints, &mut faults);
         if !faults.is_empty() {
             return Err(Error::new(ErrorKind::Program, list(&faults)));
         }
@@ -306,8 +354,12 @@ impl Environment {
         };
         let default = || Restart::Strategy(RestartStrategy::default_for(settings.checkpointing.is_some()));
         let restart = settings.restart.clone().unwrap_or_else(default);
+        // A root: the job outlives what starts it.
+        let span = tracing::error_span!(parent: None, "job", job = %name);
+        span.follows_from(tracing::Span::current());
         Ok(JobSettings {
             name: name.clone(),
+            span,
             plan,
             max_parallelism,
             checkpointing: settings.checkpointing.clone(),
@@ -316,10 +368,21 @@ impl Environment {
             stop_timeout: settings.stop_timeout.unwrap_or(Duration::from_secs(60)),
             take_over: settings.take_over,
             allow_non_restored_state: settings.allow_non_restored_state,
+            cancel_on: settings.cancel_on.clone(),
             clock: Clock::start(),
             random: settings.seed.map_or_else(Random::from_os, Random::from_seed),
         })
     }
+}
+
+/// The handle of a job that was cancelled before its start.
+fn never_run(name: JobName, settings: &JobSettings) -> JobHandle {
+    // For the ends of its streams it has ended now. Those that another job uses are none of its business.
+    drop(settings.claim(None));
+    let shared = Arc::new(JobShared::new(settings.meter()));
+    shared.decide(Ok(JobStatus::Cancelled));
+    shared.announce();
+    JobHandle { name, shared, resumed_from: None, had_finished: false }
 }
 
 /// A started job on its way to its handle. If nobody takes it, nobody could stop it: then it is cancelled.

@@ -1,24 +1,27 @@
 //! How a service talks to a running job.
 
-use super::{JobEvent, JobStatus};
+use super::{CancelOnDrop, JobEvent, JobMetrics, JobStatus};
 use crate::error::{Error, ErrorKind};
-use crate::runtime::job::JobActor;
+use crate::operator::BoxFuture;
 use crate::runtime::messages::JobCommand;
 use crate::runtime::status::JobShared;
 use crate::types::{CheckpointId, JobName};
-use actix::Addr;
 use std::fmt;
 use std::sync::Arc;
 use tokio::sync::{broadcast, oneshot, watch};
 
-/// A running job. Cheap to clone; dropping it leaves the job running.
+/// A running job. Cheap to clone, to send and to share; every clone sees and does the same.
+///
+/// **Dropping it leaves the job running**, also if it was the last handle: a job runs until its input ends or it is cancelled. For a
+/// job that is to end with a scope, a request or a task there is [`cancel_on_drop`](Self::cancel_on_drop).
+///
+/// Awaiting a handle is [`wait`](Self::wait): `let status = job.await?`, or `(&job).await?` to keep it.
 #[derive(Clone)]
 pub struct JobHandle {
     pub(super) name: JobName,
     pub(super) shared: Arc<JobShared>,
-    /// `None` if the job had finished before it was started.
-    pub(super) actor: Option<Addr<JobActor>>,
     pub(super) resumed_from: Option<CheckpointId>,
+    pub(super) had_finished: bool,
 }
 
 impl JobHandle {
@@ -38,7 +41,7 @@ impl JobHandle {
     /// Whether the job had finished before it was started: nothing was run and nothing changed.
     #[must_use]
     pub fn had_finished(&self) -> bool {
-        self.actor.is_none()
+        self.had_finished
     }
 
     /// The job's status, to look at or to wait on: a tokio watch channel. It does not close when the job ends; wait with
@@ -55,6 +58,13 @@ impl JobHandle {
         self.shared.listen()
     }
 
+    /// What the job has counted and measured so far: records, batches, time and checkpoints, by chain, subtask and operator. Works at
+    /// any time, also when the job has ended; costs a few atomic loads per subtask, and the subtasks nothing.
+    #[must_use]
+    pub fn metrics(&self) -> JobMetrics {
+        self.shared.metrics()
+    }
+
     /// Takes a checkpoint now, beside the periodic ones, and waits until it is complete. It does not wait for the minimum pause. While the
     /// job starts or restarts, it waits until it runs.
     ///
@@ -63,11 +73,7 @@ impl JobHandle {
     /// before ([`ErrorKind::Cancelled`]); [`ErrorKind::Configuration`] if the job takes none.
     pub async fn checkpoint(&self) -> Result<CheckpointId, Error> {
         let (answer, result) = oneshot::channel();
-        match &self.actor {
-            Some(actor) => actor.do_send(JobCommand::Checkpoint { answer }),
-            // Nobody will answer.
-            None => drop(answer),
-        }
+        self.shared.command(JobCommand::Checkpoint { answer });
         result.await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Cancelled, "the job ended before the checkpoint was complete")
                 .job(&self.name))
@@ -80,10 +86,17 @@ impl JobHandle {
     /// # Errors
     /// When the job fails instead. A job that has ended is left as it is.
     pub async fn cancel(&self) -> Result<JobStatus, Error> {
-        if let Some(actor) = &self.actor {
-            actor.do_send(JobCommand::Cancel);
-        }
+        self.request_cancel();
         self.wait().await
+    }
+
+    pub(super) fn request_cancel(&self) {
+        self.shared.command(JobCommand::Cancel);
+    }
+
+    /// A guard that cancels the job when it is dropped: see [`CancelOnDrop`].
+    pub fn cancel_on_drop(self) -> CancelOnDrop {
+        CancelOnDrop::new(self)
     }
 
     /// Waits for the end of the job: `Finished` or `Cancelled`. Then all its threads are gone.
@@ -99,6 +112,34 @@ impl JobHandle {
         })
     }
 }
+
+impl IntoFuture for JobHandle {
+    type Output = Result<JobStatus, Error>;
+    type IntoFuture = BoxFuture<Self::Output>;
+
+    /// [`wait`](Self::wait).
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.wait().await })
+    }
+}
+
+impl IntoFuture for &JobHandle {
+    type Output = Result<JobStatus, Error>;
+    type IntoFuture = BoxFuture<Self::Output>;
+
+    /// [`wait`](JobHandle::wait).
+    fn into_future(self) -> Self::IntoFuture {
+        self.clone().into_future()
+    }
+}
+
+/// A service keeps handles in its state and waits for jobs in its tasks.
+const _: fn() = || {
+    fn is_shared<T: Clone + Send + Sync + 'static>() {}
+    fn is_sent<T: Send>(_: T) {}
+    is_shared::<JobHandle>();
+    let _ = |job: JobHandle| is_sent((job.clone().into_future(), job.clone().cancel_on_drop().into_future()));
+};
 
 impl fmt::Debug for JobHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,9 +1,14 @@
 //! The front door: [`Environment`] describes and starts jobs, [`JobHandle`] is how a service talks to a running one.
 
+mod cancel_on_drop;
 mod environment;
 mod handle;
 mod registry;
 
+pub use crate::runtime::metrics::{
+    ChainMetrics, CheckpointMetrics, JobMetrics, OperatorMetrics, SubtaskMetrics,
+};
 pub use crate::runtime::status::{CompletedCheckpoint, JobEvent, JobStatus};
+pub use cancel_on_drop::CancelOnDrop;
 pub use environment::{Environment, EnvironmentBuilder};
 pub use handle::JobHandle;

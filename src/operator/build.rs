@@ -1,19 +1,22 @@
 //! What a chain is built from, on the thread where it will run.
 
 use super::SubtaskContext;
+use super::side::{OutputTag, SideOutput, Sides};
 use crate::channel::Output;
 use crate::error::Error;
+use crate::metrics::{OperatorCounters, SubtaskHandles};
 use crate::pool::Scope;
 use crate::state::{
-    Aggregate, AggregatingState, Key, ListState, MapState, ReducingState, RestoredOperator, SplitListState,
-    StateStore, StateValue, UserKey, ValueState,
+    Aggregate, AggregatingState, BroadcastState, Key, ListState, MapState, ReducingState, RestoredOperator,
+    SplitListState, StateStore, StateValue, UserKey, ValueState,
 };
-use crate::types::{MaxParallelism, OperatorId};
+use crate::types::{EdgeId, MaxParallelism, OperatorId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 /// Everything a subtask brings to the building of its chain.
 #[derive(Debug)]
@@ -25,13 +28,15 @@ pub struct BuildContext {
     /// States to begin with, by operator.
     pub restored: BTreeMap<OperatorId, RestoredOperator>,
     /// Channels by outgoing edge.
-    pub outputs: VecDeque<Vec<Output>>,
+    pub outputs: BTreeMap<EdgeId, Vec<Output>>,
     /// The encoded splits to read, for a source.
     pub splits: Vec<Vec<u8>>,
     /// Whether all subtasks of this chain had finished in the checkpoint it starts from.
     pub finished: bool,
     /// Where its futures run.
     pub scope: Scope,
+    /// Where its operators count.
+    pub counters: SubtaskHandles,
 }
 
 impl BuildContext {
@@ -47,25 +52,32 @@ impl BuildContext {
         StateStore::new(operator.clone(), self.max_parallelism, restored)
     }
 
-    /// The channels of the next outgoing edge.
-    pub fn take_outputs(&mut self) -> Vec<Output> {
-        self.outputs.pop_front().unwrap_or_default()
+    /// The counters of `operator`.
+    #[must_use]
+    pub fn counters_of(&self, operator: &OperatorId) -> Arc<OperatorCounters> {
+        self.counters.of(operator)
+    }
+
+    /// The channels of an outgoing edge, in order of the consumer's subtasks.
+    pub fn take_outputs(&mut self, edge: EdgeId) -> Vec<Output> {
+        self.outputs.remove(&edge).unwrap_or_default()
     }
 }
 
-/// Given to the factory of an operator, to declare its states with.
+/// Given to the factory of an operator, to declare its states and side outputs with.
 ///
 /// `K` is the key of the stream; without one only operator state can be declared. A state's name must be unique in its operator and
 /// stay the same from version to version of the program: state is matched by it.
 pub struct Setup<'a, K> {
     context: &'a SubtaskContext,
     states: &'a mut StateStore,
+    sides: &'a mut Sides,
     key: PhantomData<fn(K)>,
 }
 
 impl<'a, K> Setup<'a, K> {
-    pub(crate) fn new(context: &'a SubtaskContext, states: &'a mut StateStore) -> Self {
-        Self { context, states, key: PhantomData }
+    pub(crate) fn new(context: &'a SubtaskContext, states: &'a mut StateStore, sides: &'a mut Sides) -> Self {
+        Self { context, states, sides, key: PhantomData }
     }
 
     /// Which of the parallel instances this one is, from 0.
@@ -95,6 +107,69 @@ impl<'a, K> Setup<'a, K> {
         T: Clone + Send + Sync + Serialize + DeserializeOwned + 'static,
     {
         self.states.split_list(name)
+    }
+
+    /// A map that is the same in every subtask, for an operator with a broadcast input: written by
+    /// [`BroadcastHandler::handle_broadcast`](crate::BroadcastHandler::handle_broadcast), read everywhere.
+    ///
+    /// # Errors
+    /// As [`split_list`](Self::split_list).
+    pub fn broadcast_state<A: UserKey, B: StateValue>(
+        &mut self,
+        name: &str,
+    ) -> Result<BroadcastState<A, B>, Error> {
+        self.states.broadcast(name)
+    }
+
+    /// A further way out, with a type of its own. [`Stream::side_output`](crate::Stream::side_output) on the stream after the operator, with
+    /// the same tag, makes a stream of it; without that, what is emitted into it is dropped.
+    ///
+    /// ```
+    /// use strandline::prelude::*;
+    ///
+    /// /// Halves even numbers; the others go aside.
+    /// struct Halve {
+    ///     odd: SideOutput<String>,
+    /// }
+    ///
+    /// impl Operator for Halve {
+    ///     type Key = Unkeyed;
+    ///     type Out = u32;
+    /// }
+    ///
+    /// impl Handler<u32> for Halve {
+    ///     fn handle(&mut self, number: u32, ctx: &mut Context<'_, Self>) -> Result {
+    ///         if number % 2 == 0 {
+    ///             ctx.emit(number / 2);
+    ///         } else {
+    ///             self.odd.emit(ctx, format!("{number} is odd"));
+    ///         }
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result {
+    /// # let env = Environment::builder().parallelism(1).build()?;
+    /// # let (halves, odd) = (Collect::new(), Collect::new());
+    /// let tag = OutputTag::new("odd");
+    /// let declared = tag.clone();
+    /// let (even, others) = env
+    ///     .source("numbers", Iter::new(1..5_u32))
+    ///     .process("halve", move |setup| Ok(Halve { odd: setup.side_output(&declared)? }))
+    ///     .side_output(&tag);
+    /// even.sink("halves", halves.clone());
+    /// others.sink("odd", odd.clone());
+    /// # env.execute("side-output").await?;
+    /// # assert_eq!((halves.records(), odd.records()), (vec![1, 2], vec!["1 is odd".to_owned(), "3 is odd".to_owned()]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When the name is empty or declared already, or the stream that was made of it carries another type.
+    pub fn side_output<U: Send + 'static>(&mut self, tag: &OutputTag<U>) -> Result<SideOutput<U>, Error> {
+        self.sides.declare(tag)
     }
 }
 

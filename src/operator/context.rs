@@ -1,8 +1,11 @@
-//! What a handler sees: the current key, the states, and the way out.
+//! What a handler sees: the current key, the states, and the ways out.
 
+use super::side::{SideAccess, SideOutput, Sides};
 use super::{Operator, Output};
-use crate::state::{Key, KeyedAccess, OperatorAccess, StateStore};
+use crate::metrics::OperatorCounters;
+use crate::state::{BroadcastAccess, Key, KeyedAccess, OperatorAccess, StateStore};
 use std::fmt;
+use std::sync::Arc;
 
 /// The key type of an operator without keys. It is no [`Key`](crate::Key), so keyed state does not compile there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -12,11 +15,29 @@ pub struct Unkeyed;
 pub struct Core<Out> {
     pub(crate) states: StateStore,
     pub(crate) out: Output<Out>,
+    pub(crate) sides: Sides,
+    /// Records taken since they were last published.
+    pub(crate) taken: u64,
+    counters: Arc<OperatorCounters>,
 }
 
-impl<Out> Core<Out> {
-    pub(crate) fn new(states: StateStore) -> Self {
-        Self { states, out: Output::default() }
+impl<Out: 'static> Core<Out> {
+    pub(crate) fn new(states: StateStore, sides: Sides, counters: Arc<OperatorCounters>) -> Self {
+        Self { states, out: Output::default(), sides, taken: 0, counters }
+    }
+
+    /// Makes what was counted known.
+    pub(super) fn publish(&mut self) {
+        self.counters.records_in.add(std::mem::take(&mut self.taken));
+        self.counters.records_out.add(self.out.take_count());
+    }
+
+    #[inline]
+    fn emit_side<U: Send + 'static>(&mut self, to: SideOutput<U>, put: impl FnOnce(&mut Output<U>)) {
+        if self.sides.put(to, put) {
+            // Nothing, put where it makes the chain look up before the next record: what goes aside is bounded like what does not.
+            self.out.push_iter(std::iter::empty());
+        }
     }
 }
 
@@ -87,17 +108,49 @@ where
     }
 }
 
-impl<O: Operator> OperatorAccess for Context<'_, O> {
-    #[inline]
-    fn store(&self) -> &StateStore {
-        &self.core.states
+/// Given to [`BroadcastHandler::handle_broadcast`](super::BroadcastHandler::handle_broadcast) with each broadcast record.
+///
+/// Broadcast state can be written here, and only here. There is no key, so keyed state does not compile:
+///
+/// ```compile_fail,E0277
+/// # use strandline::prelude::*;
+/// # struct Rules { sum: ValueState<u64> }
+/// # impl Operator for Rules { type Key = u64; type Out = u64; }
+/// impl BroadcastHandler<u64> for Rules {
+///     fn handle_broadcast(&mut self, rule: u64, ctx: &mut BroadcastContext<'_, Self>) -> Result {
+///         self.sum.set(ctx, rule); // of which key?
+///         Ok(())
+///     }
+/// }
+/// ```
+pub struct BroadcastContext<'a, O: Operator> {
+    pub(super) core: &'a mut Core<O::Out>,
+}
+
+impl<O: Operator> BroadcastContext<'_, O> {
+    /// Sends one record on; see [`Context::emit`]. Every subtask is given every broadcast record, so what is emitted for one is emitted as
+    /// often as there are subtasks.
+    pub fn emit(&mut self, record: O::Out) {
+        self.core.out.push(record);
     }
 
-    #[inline]
-    fn store_mut(&mut self) -> &mut StateStore {
-        &mut self.core.states
+    /// Sends on what an iterator gives; see [`Context::emit_iter`].
+    pub fn emit_iter<I>(&mut self, records: I)
+    where
+        I: IntoIterator<Item = O::Out>,
+        I::IntoIter: 'static,
+    {
+        self.core.out.push_iter(records.into_iter());
     }
 }
+
+impl<O: Operator> fmt::Debug for BroadcastContext<'_, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BroadcastContext")
+    }
+}
+
+impl<O: Operator> BroadcastAccess for BroadcastContext<'_, O> {}
 
 /// Given to an operator where no record is at hand: [`open`](Operator::open) and [`finish`](Operator::finish). There is no key,
 /// so keyed state does not compile here; operator state does.
@@ -127,12 +180,34 @@ impl<O: Operator> fmt::Debug for OperatorContext<'_, O> {
     }
 }
 
-impl<O: Operator> OperatorAccess for OperatorContext<'_, O> {
-    fn store(&self) -> &StateStore {
-        &self.core.states
-    }
+/// What every context gives access to.
+macro_rules! access {
+    ($($context:ident),+) => {
+        $(
+            impl<O: Operator> OperatorAccess for $context<'_, O> {
+                #[inline]
+                fn store(&self) -> &StateStore {
+                    &self.core.states
+                }
 
-    fn store_mut(&mut self) -> &mut StateStore {
-        &mut self.core.states
-    }
+                #[inline]
+                fn store_mut(&mut self) -> &mut StateStore {
+                    &mut self.core.states
+                }
+            }
+
+            impl<O: Operator> SideAccess for $context<'_, O> {
+                #[inline]
+                fn emit_side<U: Send + 'static>(
+                    &mut self,
+                    to: SideOutput<U>,
+                    put: impl FnOnce(&mut Output<U>),
+                ) {
+                    self.core.emit_side(to, put);
+                }
+            }
+        )+
+    };
 }
+
+access!(Context, BroadcastContext, OperatorContext);

@@ -1,9 +1,10 @@
 //! The two ends of an edge: a head that takes plain records from it, and the stage that puts records onto it.
 
 use super::stage::pass_on;
-use super::{Chain, Control, Push, Read};
-use crate::channel::{AnyBatch, Batch, Element, Flow, Route};
+use super::{BuildContext, Chain, Control, Push, Read};
+use crate::channel::{AnyBatch, Batch, Element, Flow, RoundRobin, Route, Router};
 use crate::error::{Error, ErrorKind, Result};
+use crate::types::{EdgeId, Port};
 use std::marker::PhantomData;
 use std::task::Context as TaskContext;
 
@@ -22,7 +23,7 @@ impl<T: 'static, D: Push<T>> EdgeHead<T, D> {
 }
 
 impl<T: 'static, D: Push<T>> Chain for EdgeHead<T, D> {
-    fn on_batch(&mut self, batch: &mut AnyBatch) -> Result<Flow> {
+    fn on_batch(&mut self, _: Port, batch: &mut AnyBatch) -> Result<Flow> {
         let Some(Batch { items, hashes }) = batch.downcast_mut::<Batch<T>>() else {
             return Err(Error::new(ErrorKind::Internal, "a channel carried records of another type").into());
         };
@@ -34,7 +35,7 @@ impl<T: 'static, D: Push<T>> Chain for EdgeHead<T, D> {
         Ok(flow)
     }
 
-    fn read(&mut self, _: &mut TaskContext<'_>) -> Result<Read> {
+    fn read(&mut self, _: &mut TaskContext<'_>, _: usize) -> Result<Read> {
         Ok(Read::Waiting)
     }
 
@@ -44,6 +45,15 @@ impl<T: 'static, D: Push<T>> Chain for EdgeHead<T, D> {
 /// The end of a chain: puts records onto an edge. Barriers and ends go through every channel, behind the records before them.
 #[derive(Debug)]
 pub struct RouteStage<R>(pub R);
+
+impl<T: Send + 'static> RouteStage<Router<T, RoundRobin>> {
+    /// The beginning of an edge that forwards or rebalances.
+    pub fn in_turn(edge: EdgeId, context: &mut BuildContext) -> Self {
+        let outputs = context.take_outputs(edge);
+        let partitioner = RoundRobin::new(outputs.len(), context.subtask.subtask.0 as usize);
+        Self(Router::new(outputs, partitioner))
+    }
+}
 
 impl<T: 'static, R: Route<T>> Push<T> for RouteStage<R> {
     #[inline]

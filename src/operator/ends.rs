@@ -1,6 +1,6 @@
 //! Sources and sinks without their types: what a region does with them once per start, before any subtask runs.
 
-use super::{RecoveryContext, Sink, Source};
+use super::{Claim, RecoveryContext, Replay, Sink, Source, StartContext};
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::state::codec;
 use crate::types::OperatorId;
@@ -17,11 +17,20 @@ pub trait AnySource: Send + Sync + 'static {
         restored: Option<Vec<Vec<u8>>>,
         parallelism: u32,
     ) -> Result<Vec<Vec<Vec<u8>>>, Error>;
+
+    /// See [`Source::replay`].
+    fn replay(&self) -> Replay;
+
+    /// See [`Source::claim`].
+    fn claim(&self, start: &StartContext) -> Result<Claim, Error>;
 }
 
 /// A sink as the region sees it.
 #[async_trait]
 pub trait AnySink: Send + Sync + 'static {
+    /// See [`Sink::claim`].
+    fn claim(&self, start: &StartContext) -> Result<Claim, Error>;
+
     /// See [`Sink::recover`]. Commits are encoded.
     async fn recover(&self, restored: Vec<Vec<u8>>, context: &RecoveryContext) -> Result<(), Error>;
 }
@@ -108,10 +117,22 @@ impl<S: Source> AnySource for SourceEnd<S> {
                 .because(cause)
         })
     }
+
+    fn replay(&self) -> Replay {
+        self.source.replay()
+    }
+
+    fn claim(&self, start: &StartContext) -> Result<Claim, Error> {
+        self.source.claim(start).map_err(|cause| failed("the source cannot be used", &self.id, cause))
+    }
 }
 
 #[async_trait]
 impl<T: 'static, S: Sink<T>> AnySink for SinkEnd<T, S> {
+    fn claim(&self, start: &StartContext) -> Result<Claim, Error> {
+        self.sink.claim(start).map_err(|cause| failed("the sink cannot be used", &self.id, cause))
+    }
+
     async fn recover(&self, restored: Vec<Vec<u8>>, context: &RecoveryContext) -> Result<(), Error> {
         storable::<S::Commit>("commit", &self.id)?;
         let commits = decode::<S::Commit>(&restored, "commits", &self.id)?;

@@ -1,15 +1,13 @@
-//! The head of a chain that begins with a keyed operator.
+//! The keyed input of an operator: batches, whose keys it sees before their records.
 
 use super::parts::Parts;
-use super::stage::{FAILED, in_operator};
-use super::{Chain, Control, Core, Handler, Operator, Push, Read};
-use crate::channel::{AnyBatch, Batch, Flow};
-use crate::error::{Error, ErrorKind, Result};
-use crate::types::OperatorId;
-use std::task::Context as TaskContext;
+use super::{Handler, Operator, Push};
+use crate::channel::{Batch, Flow};
+use crate::error::Result;
+use std::fmt;
 
 /// How many records are handled before what they emitted moves on.
-const SLICE: usize = 64;
+pub(super) const SLICE: usize = 64;
 
 /// Selects the key of a record, again, where it arrives.
 pub trait Keyer<T, K>: Send + 'static {
@@ -33,35 +31,38 @@ where
     }
 }
 
-/// A keyed operator, fed by batches, in front of the rest of its chain.
-pub struct KeyedHead<O: Operator, T, D> {
-    keyer: Box<dyn Keyer<T, O::Key>>,
-    keys: Vec<O::Key>,
-    parts: Parts<O, D>,
+/// An input of records of type `T`, each with its key of type `K`.
+pub struct KeyedInput<T, K> {
+    keyer: Box<dyn Keyer<T, K>>,
+    keys: Vec<K>,
 }
 
-impl<O: Operator, T, D: Push<O::Out>> KeyedHead<O, T, D> {
-    /// A head of `operator`, whose `finish` is not called if `finished`.
-    pub fn new(
-        id: OperatorId,
-        operator: O,
-        core: Core<O::Out>,
-        keyer: Box<dyn Keyer<T, O::Key>>,
-        down: D,
-        finished: bool,
-    ) -> Self {
-        Self { keyer, keys: Vec::new(), parts: Parts::new(id, operator, core, down, finished) }
+impl<T, K> KeyedInput<T, K> {
+    pub(crate) fn new(keyer: Box<dyn Keyer<T, K>>) -> Self {
+        Self { keyer, keys: Vec::new() }
     }
 }
 
-impl<O, T, D> KeyedHead<O, T, D>
-where
-    O: Operator + Handler<T>,
-    T: 'static,
-    D: Push<O::Out>,
-{
-    fn take(&mut self, batch: &mut Batch<T>) -> Result<Flow> {
-        let Self { keyer, keys, parts } = self;
+impl<T: 'static, K: 'static> Clone for KeyedInput<T, K> {
+    fn clone(&self) -> Self {
+        Self::new(self.keyer.boxed())
+    }
+}
+
+impl<T, K> fmt::Debug for KeyedInput<T, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyedInput")
+    }
+}
+
+impl<T: 'static, K: 'static> KeyedInput<T, K> {
+    /// Takes records out of a batch. On [`Flow::Full`] the rest stays in it.
+    pub(super) fn take<O, D>(&mut self, batch: &mut Batch<T>, parts: &mut Parts<O, D>) -> Result<Flow>
+    where
+        O: Operator<Key = K> + Handler<T>,
+        D: Push<O::Out>,
+    {
+        let Self { keyer, keys } = self;
         keys.clear();
         keyer.fill(&batch.items, keys);
         let Batch { items, hashes } = batch;
@@ -86,47 +87,4 @@ where
         items.append(&mut rest);
         Ok(flow)
     }
-}
-
-impl<O, T, D> Chain for KeyedHead<O, T, D>
-where
-    O: Operator + Handler<T>,
-    T: 'static,
-    D: Push<O::Out>,
-{
-    fn on_batch(&mut self, batch: &mut AnyBatch) -> Result<Flow> {
-        let Some(batch) = batch.downcast_mut::<Batch<T>>() else {
-            return Err(wrong_batch(&self.parts.id).into());
-        };
-        // A clone per batch: the guard must outlive the borrow of the operator.
-        let id = self.parts.id.clone();
-        let flow = in_operator(&id, FAILED, || self.take(batch))?;
-        self.parts.maintain();
-        Ok(flow)
-    }
-
-    fn read(&mut self, _: &mut TaskContext<'_>) -> Result<Read> {
-        Ok(Read::Waiting)
-    }
-
-    fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow> {
-        self.parts.resume(task)
-    }
-
-    fn finish(&mut self) -> Result<Flow> {
-        self.parts.finish()
-    }
-
-    fn tend(&mut self, task: &mut TaskContext<'_>) -> Result<bool> {
-        self.parts.tend(task)
-    }
-
-    fn control(&mut self, control: &mut Control<'_>) -> Result {
-        self.parts.control(control)
-    }
-}
-
-pub(super) fn wrong_batch(id: &OperatorId) -> Error {
-    Error::new(ErrorKind::Internal, "a channel carried records of another type than its consumer takes")
-        .operator(id)
 }

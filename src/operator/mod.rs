@@ -1,13 +1,18 @@
 //! What users implement: operators, sources and sinks; and how a chain of them is fused.
 
+mod branch;
 mod build;
+mod claim;
 mod context;
 mod edge;
 mod ends;
+mod head;
+mod inputs;
 mod keyed;
 mod output;
 mod parts;
 mod process;
+mod side;
 mod sink;
 mod sink_stage;
 mod source;
@@ -17,19 +22,24 @@ mod stages;
 mod subtask_context;
 mod traits;
 
+pub use branch::{SplitStage, TeeStage};
 pub use build::{BuildContext, Setup};
-pub use context::{Context, Core, OperatorContext, Unkeyed};
+pub use claim::{Claim, StartContext};
+pub use context::{BroadcastContext, Context, Core, OperatorContext, Unkeyed};
 pub use edge::{EdgeHead, RouteStage};
 pub use ends::{AnySink, AnySource, SinkEnd, SourceEnd};
-pub use keyed::{KeyedHead, Keyer};
+pub use head::OperatorHead;
+pub use inputs::{BroadcastInput, Inputs, PlainInput, PortList};
+pub use keyed::{KeyedInput, Keyer};
 pub use output::Output;
 pub use process::ProcessStage;
+pub use side::{OutputTag, SideAccess, SideOutput, Sides, TakenSide};
 pub use sink::{BoxFuture, RecoveryContext, Sink, SinkWriter};
 pub use sink_stage::{COMMITS_STATE, SinkSnapshot, SinkStage};
-pub use source::{Source, SourceReader};
+pub use source::{Replay, Source, SourceReader};
 pub use source_head::{SPLITS_STATE, SourceHead};
 pub use stage::{Chain, Control, OperatorSnapshot, Push, Read};
 pub(crate) use stage::{in_operator, take_blamed};
-pub use stages::{FilterStage, FlatMapStage, InspectStage, MapStage, TryMapStage};
+pub use stages::{FilterMapStage, FilterStage, FlatMapStage, InspectStage, MapStage, TryMapStage};
 pub use subtask_context::SubtaskContext;
-pub use traits::{Handler, Operator};
+pub use traits::{BroadcastHandler, Handler, Operator};

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::types::OperatorId;
 use std::collections::VecDeque;
 use std::fmt;
+use std::task::Context as TaskContext;
 
 /// How many records an iterator gives before the subtask looks up: some 10 to 100 microseconds.
 pub(super) const STRETCH: usize = 1024;
@@ -17,6 +18,8 @@ pub struct Output<T> {
     items: Vec<T>,
     /// Whether the last drain stopped for others to have their turn, not for want of room.
     paused: bool,
+    /// Records that were emitted: those of an iterator count when they are pulled.
+    count: u64,
 }
 
 enum Stalled<T> {
@@ -38,7 +41,7 @@ impl<T> Iterator for Stalled<T> {
 
 impl<T> Default for Output<T> {
     fn default() -> Self {
-        Self { stalled: VecDeque::new(), items: Vec::new(), paused: false }
+        Self { stalled: VecDeque::new(), items: Vec::new(), paused: false, count: 0 }
     }
 }
 
@@ -50,6 +53,7 @@ impl<T: 'static> Output<T> {
 
     pub(super) fn push_iter(&mut self, iter: impl Iterator<Item = T> + 'static) {
         if !self.items.is_empty() {
+            self.count += self.items.len() as u64;
             self.stalled.push_back(Stalled::Rest(std::mem::take(&mut self.items).into_iter()));
         }
         self.stalled.push_back(Stalled::Iter(Box::new(iter)));
@@ -61,17 +65,19 @@ impl<T: 'static> Output<T> {
         self.items.len() >= 256 || !self.stalled.is_empty()
     }
 
-    /// Whether the last [`drain`](Self::drain) stopped although there was room: call it again, after others had their turn.
-    pub(super) fn is_paused(&self) -> bool {
-        self.paused
+    /// How many records were emitted since this was last asked.
+    pub(super) fn take_count(&mut self) -> u64 {
+        std::mem::take(&mut self.count)
     }
 
-    /// Passes everything that the operator `owner` emitted on, in the order in which it was emitted, until there is no room, or an iterator has given many.
+    /// Passes everything on that the operator `owner` emitted, in the order in which it was emitted, until there is no room, or an
+    /// iterator has given many.
     #[inline]
     pub(super) fn drain(&mut self, owner: &OperatorId, down: &mut impl Push<T>) -> Result<Flow> {
         if !self.stalled.is_empty() && self.drain_stalled(owner, down)? == Flow::Full {
             return Ok(Flow::Full);
         }
+        self.count += self.items.len() as u64;
         let mut items = self.items.drain(..);
         let flow = down.push_all(&mut items)?;
         if flow == Flow::Full {
@@ -84,14 +90,37 @@ impl<T: 'static> Output<T> {
         Ok(flow)
     }
 
+    /// Goes on after `Full`; see [`Push::resume`].
+    pub(super) fn resume(
+        &mut self,
+        owner: &OperatorId,
+        down: &mut impl Push<T>,
+        task: &mut TaskContext<'_>,
+    ) -> Result<Flow> {
+        while down.resume(task)? == Flow::Ready {
+            if self.drain(owner, down)? == Flow::Ready {
+                return Ok(Flow::Ready);
+            }
+            if self.paused {
+                task.waker().wake_by_ref();
+                break;
+            }
+        }
+        Ok(Flow::Full)
+    }
+
     #[cold]
     fn drain_stalled(&mut self, owner: &OperatorId, down: &mut impl Push<T>) -> Result<Flow> {
         self.paused = false;
         let mut left = STRETCH;
         while let Some(front) = self.stalled.front_mut() {
+            let new = u64::from(matches!(front, Stalled::Iter(_)));
+            let count = &mut self.count;
             let mut stretch = std::iter::from_fn(|| {
                 left = left.checked_sub(1)?;
-                blaming(Some(owner), || front.next())
+                let record = blaming(Some(owner), || front.next())?;
+                *count += new;
+                Some(record)
             });
             if down.push_all(&mut stretch)? == Flow::Full {
                 return Ok(Flow::Full);
@@ -119,7 +148,6 @@ impl<T> fmt::Debug for Output<T> {
 mod tests {
     use super::*;
     use crate::operator::Control;
-    use std::task::Context as TaskContext;
 
     /// Takes `room` records between two resumes.
     #[derive(Default)]

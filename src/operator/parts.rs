@@ -1,16 +1,18 @@
-//! An operator with its states and its way out: what keyed heads and in-chain stages have in common.
+//! An operator with its states and its ways out: what heads and in-chain stages have in common.
 
 use super::stage::{FAILED, in_operator};
 use super::{Context, Control, Core, Handler, Operator, OperatorContext, OperatorSnapshot, Push};
 use crate::channel::Flow;
 use crate::error::Result;
 use crate::types::OperatorId;
+use std::fmt;
 use std::task::Context as TaskContext;
 
 /// How many entries a table may tidy up after each batch.
 const MAINTENANCE: usize = 1024;
 
-pub(super) struct Parts<O: Operator, D> {
+/// An operator and everything that belongs to it.
+pub struct Parts<O: Operator, D> {
     pub(super) id: OperatorId,
     pub(super) operator: O,
     pub(super) core: Core<O::Out>,
@@ -33,9 +35,11 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
         self.operator.handle(record, &mut Context { key, hash, core: &mut self.core })
     }
 
+    /// Passes on what it has emitted, as far as there is room.
     #[inline]
     pub(super) fn drain(&mut self) -> Result<Flow> {
-        self.core.out.drain(&self.id, &mut self.down)
+        let flow = self.core.out.drain(&self.id, &mut self.down)?;
+        Ok(self.core.sides.drain()?.and(flow))
     }
 
     pub(super) fn maintain(&mut self) {
@@ -43,16 +47,8 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
     }
 
     pub(super) fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow> {
-        while self.down.resume(task)? == Flow::Ready {
-            if self.drain()? == Flow::Ready {
-                return Ok(Flow::Ready);
-            }
-            if self.core.out.is_paused() {
-                task.waker().wake_by_ref();
-                break;
-            }
-        }
-        Ok(Flow::Full)
+        let flow = self.core.out.resume(&self.id, &mut self.down, task)?;
+        Ok(self.core.sides.resume(task)?.and(flow))
     }
 
     pub(super) fn finish(&mut self) -> Result<Flow> {
@@ -78,19 +74,28 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
             }
             Control::Complete(checkpoint) => self.call(|operator, _| operator.on_complete(*checkpoint))?,
             Control::Aborted(checkpoint) => self.call(|operator, _| operator.on_aborted(*checkpoint))?,
+            Control::Notify => self.core.publish(),
             Control::Close => {
+                self.core.publish();
                 // The rest of the chain is closed whatever happens here.
                 if let Err(error) = self.call(|operator, _| operator.close()) {
                     tracing::warn!(operator = %self.id, %error, "an operator failed to close");
                 }
             }
-            Control::Flush | Control::Cancel(_) | Control::End | Control::Prepare(_) | Control::Notify => {}
+            Control::Flush | Control::Cancel(_) | Control::End | Control::Prepare(_) => {}
         }
+        self.core.sides.control(control)?;
         self.down.control(control)
     }
 
     fn call(&mut self, f: impl FnOnce(&mut O, &mut OperatorContext<'_, O>) -> Result) -> Result {
         let Self { id, operator, core, .. } = self;
         Ok(in_operator(id, FAILED, || f(operator, &mut OperatorContext { core }))?)
+    }
+}
+
+impl<O: Operator, D> fmt::Debug for Parts<O, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("operator", &self.id).finish_non_exhaustive()
     }
 }

@@ -8,19 +8,20 @@ use crate::error::Result;
 use crate::types::OperatorId;
 use std::task::Context as TaskContext;
 
-/// Handles each record as it comes along the chain.
-pub struct ProcessStage<O: Operator, D> {
+/// Handles each record as it comes along the chain. `SIDES`: whether anyone takes a side output of it, so that one without pays nothing
+/// for them per record.
+pub struct ProcessStage<O: Operator, D, const SIDES: bool> {
     parts: Parts<O, D>,
 }
 
-impl<O: Operator, D: Push<O::Out>> ProcessStage<O, D> {
+impl<O: Operator, D: Push<O::Out>, const SIDES: bool> ProcessStage<O, D, SIDES> {
     /// In front of `down`. `finish` is not called if `finished`.
     pub fn new(id: OperatorId, operator: O, core: Core<O::Out>, down: D, finished: bool) -> Self {
         Self { parts: Parts::new(id, operator, core, down, finished) }
     }
 }
 
-impl<T: 'static, O, D> Push<T> for ProcessStage<O, D>
+impl<T: 'static, O, D, const SIDES: bool> Push<T> for ProcessStage<O, D, SIDES>
 where
     O: Operator<Key = Unkeyed> + Handler<T>,
     D: Push<O::Out>,
@@ -28,9 +29,11 @@ where
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
         let Parts { id, operator, core, down, .. } = &mut self.parts;
+        core.taken += 1;
         Ok(in_operator(id, FAILED, || {
             operator.handle(record, &mut Context { key: &Unkeyed, hash: 0, core })?;
-            core.out.drain(id, down)
+            let flow = core.out.drain(id, down)?;
+            Ok(if SIDES { core.sides.drain()?.and(flow) } else { flow })
         })?)
     }
 

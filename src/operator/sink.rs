@@ -1,5 +1,6 @@
 //! What a sink is: a writer, and for output that must appear exactly once, commits.
 
+use super::{Claim, StartContext};
 use crate::error::Result;
 use crate::operator::SubtaskContext;
 use serde::Serialize;
@@ -116,6 +117,13 @@ pub trait Sink<T>: Clone + Send + Sync + 'static {
 
     /// A writer, made on the subtask's own thread. Do not block in it: open files in [`SinkWriter::flush`].
     fn writer(&self, context: &SubtaskContext) -> Result<Self::Writer>;
+
+    /// A job that uses it starts: called once, before anything runs, and not at restarts. What is returned is dropped when the
+    /// job has ended. An error fails the start. For sinks that live in this process and can serve one job at a time.
+    fn claim(&self, start: &StartContext) -> Result<Claim> {
+        let _ = start;
+        Ok(Claim::none())
+    }
 
     /// Makes prepared output visible, in this order. Must be idempotent, and an error where something to commit is gone for
     /// good. Runs on the job's pool. The default does nothing, for sinks without commits.

@@ -5,6 +5,7 @@ use super::{Control, OperatorSnapshot, Push, Sink, SinkWriter};
 use crate::channel::Flow;
 use crate::checkpoint::metadata::{Distribution, StateSchema};
 use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::metrics::OperatorCounters;
 use crate::pool::{Scope, Task};
 use crate::state::{ListSnapshot, StoreSnapshot, codec};
 use crate::types::{CheckpointId, OperatorId};
@@ -15,6 +16,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 /// What is said of a sink whose code gave an error.
 const FAILED: &str = "a sink failed";
@@ -74,6 +76,9 @@ pub struct SinkStage<T, S: Sink<T>> {
     /// The newest checkpoint known to be complete and not yet committed.
     wanted: Option<CheckpointId>,
     committing: Option<(CheckpointId, Task<Result>)>,
+    /// Records taken since they were last published.
+    taken: u64,
+    counters: Arc<OperatorCounters>,
 }
 
 enum Writer<W> {
@@ -84,7 +89,13 @@ enum Writer<W> {
 
 impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
     /// A stage that writes with `writer`. Preparations and commits run in `scope`.
-    pub fn new(id: OperatorId, sink: S, writer: S::Writer, scope: Scope) -> Self {
+    pub fn new(
+        id: OperatorId,
+        sink: S,
+        writer: S::Writer,
+        scope: Scope,
+        counters: Arc<OperatorCounters>,
+    ) -> Self {
         Self {
             id,
             sink,
@@ -96,6 +107,8 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
             last_prepared: None,
             wanted: None,
             committing: None,
+            taken: 0,
+            counters,
         }
     }
 
@@ -184,7 +197,10 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
                 .collect();
             if !commits.is_empty() {
                 let sink = self.sink.clone();
-                let task = self.scope.spawn(async move { sink.commit(commits).await });
+                let (operator, count) = (&self.id, commits.len());
+                let span =
+                    tracing::info_span!("commit", %operator, checkpoint = checkpoint.0, commits = count);
+                let task = self.scope.spawn(async move { sink.commit(commits).await }.instrument(span));
                 self.committing = Some((checkpoint, task));
             }
         }
@@ -239,15 +255,16 @@ impl<T: 'static, S: Sink<T>> Push<T> for SinkStage<T, S> {
 
     #[inline]
     fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
-        let Self { id, writer, dirty, .. } = self;
+        let Self { id, writer, dirty, taken, .. } = self;
         let Writer::Here(writer) = writer else { return Err(lost(id)) };
+        let mut records = records.inspect(|_| *taken += 1);
         // A writer that stopped early is asked again: what was given to it must not be lost.
         while let Some(first) = records.next() {
             *dirty = true;
             let is_full = in_operator(id, FAILED, || {
                 writer.write(first)?;
                 if !writer.is_full() {
-                    writer.write_all(records)?;
+                    writer.write_all(&mut records)?;
                 }
                 Ok(writer.is_full())
             })?;
@@ -290,12 +307,11 @@ impl<T: 'static, S: Sink<T>> Push<T> for SinkStage<T, S> {
                 self.flush();
                 Ok(())
             }
-            Control::Open
-            | Control::Cancel(_)
-            | Control::End
-            | Control::Aborted(_)
-            | Control::Notify
-            | Control::Close => Ok(()),
+            Control::Notify | Control::Close => {
+                self.counters.records_in.add(std::mem::take(&mut self.taken));
+                Ok(())
+            }
+            Control::Open | Control::Cancel(_) | Control::End | Control::Aborted(_) => Ok(()),
         })?;
         Ok(())
     }

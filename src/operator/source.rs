@@ -1,11 +1,27 @@
 //! What a source is: splits that can be read on from a position.
 
+use super::{Claim, StartContext};
 use crate::error::Result;
 use crate::operator::SubtaskContext;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// A replayable origin of records.
+/// What a source can do about the records that it gave after the checkpoint from which a job goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Replay {
+    /// It gives the same records again, from the position in its splits: exactly once. What a source should be.
+    #[default]
+    Exact,
+    /// It gives them again as long as the process lives. When the process dies they are lost.
+    InProcess,
+    /// It cannot give them again: they are lost. Whoever set the source up has accepted that.
+    LossAccepted,
+    /// It cannot give them again, and nobody has accepted that: a fault at the start of a job that takes checkpoints.
+    Impossible,
+}
+
+/// An origin of records that can be read again from a position.
 ///
 /// A source is cut into *splits*: parts that are read independently, each carrying the position to read on from (a byte range of
 /// a file and an offset, a partition and its offset). The splits are the source's state: a checkpoint holds them as they were
@@ -85,7 +101,8 @@ pub trait Source: Clone + Send + Sync + 'static {
     /// What reads splits.
     type Reader: SourceReader<Record = Self::Record, Split = Self::Split>;
 
-    /// How many subtasks read it. `None`, the default, for the job's parallelism.
+    /// How many subtasks read it, no more and no fewer: for a source that cannot be read by any number. `None`, the default, for the
+    /// job's parallelism, or what [`Stream::parallelism`](crate::Stream::parallelism) sets for the chain that begins with it.
     fn parallelism(&self) -> Option<u32> {
         None
     }
@@ -115,6 +132,27 @@ pub trait Source: Clone + Send + Sync + 'static {
     /// A reader of these splits, made on the subtask's own thread. Do not block in it: open files in
     /// [`SourceReader::ready`].
     fn reader(&self, splits: Vec<Self::Split>, context: &SubtaskContext) -> Result<Self::Reader>;
+
+    /// Whether it can give records again. A source that cannot says so here, and a job that takes checkpoints then does not start
+    /// before its user has accepted the loss.
+    fn replay(&self) -> Replay {
+        Replay::Exact
+    }
+
+    /// A job that uses it starts: called once, before anything runs, and not at restarts. What is returned is dropped when the
+    /// job has ended. An error fails the start. For sources that live in this process and can serve one job at a time.
+    fn claim(&self, start: &StartContext) -> Result<Claim> {
+        let _ = start;
+        Ok(Claim::none())
+    }
+
+    /// A checkpoint that holds these splits of one subtask is complete: no restart reads from before them. Best effort: a call may be
+    /// missing, and a later one stands for all before it. Called on the subtask's own thread; it must not block. An error fails
+    /// the subtask.
+    fn on_complete(&self, splits: &[Self::Split]) -> Result {
+        let _ = splits;
+        Ok(())
+    }
 }
 
 /// Reads the splits of one subtask.

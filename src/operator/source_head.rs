@@ -5,16 +5,16 @@ use super::{Chain, Control, OperatorSnapshot, Push, Read, Source, SourceReader};
 use crate::channel::{AnyBatch, Flow};
 use crate::checkpoint::metadata::{Distribution, StateSchema};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::OperatorCounters;
 use crate::state::{ListSnapshot, StoreSnapshot, codec};
-use crate::types::OperatorId;
+use crate::types::{CheckpointId, OperatorId, Port};
 use futures::future::LocalBoxFuture;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 /// The name under which a source's splits are kept.
 pub const SPLITS_STATE: &str = "splits";
-
-/// How many records are read before the subtask looks up.
-const SLICE: usize = 256;
 
 /// What a checkpoint says about a source's splits.
 #[must_use]
@@ -26,11 +26,15 @@ pub fn splits_schema() -> StateSchema {
 /// emitted agree.
 pub struct SourceHead<S: Source, D> {
     id: OperatorId,
+    source: S,
     reader: Reader<S::Reader>,
     /// Where the reader is, while it is lent to the future that waits.
     position: Vec<S::Split>,
+    /// What checkpoints hold that are not yet known to be complete.
+    pending: BTreeMap<CheckpointId, Vec<S::Split>>,
     ended: bool,
     down: D,
+    counters: Arc<OperatorCounters>,
 }
 
 enum Reader<R> {
@@ -40,12 +44,19 @@ enum Reader<R> {
 }
 
 impl<S: Source, D: Push<S::Record>> SourceHead<S, D> {
-    /// A head that reads with `reader`.
-    pub fn new(id: OperatorId, reader: S::Reader, down: D) -> Self {
-        Self { id, reader: Reader::Here(reader), position: Vec::new(), ended: false, down }
+    /// A head that reads with `reader`, which `source` has made.
+    pub fn new(
+        id: OperatorId,
+        source: S,
+        reader: S::Reader,
+        down: D,
+        counters: Arc<OperatorCounters>,
+    ) -> Self {
+        let (reader, position, pending) = (Reader::Here(reader), Vec::new(), BTreeMap::new());
+        Self { id, source, reader, position, pending, ended: false, down, counters }
     }
 
-    fn read_slice(&mut self, task: &mut TaskContext<'_>) -> Result<Read> {
+    fn read_slice(&mut self, task: &mut TaskContext<'_>, limit: usize) -> Result<Read> {
         if self.ended {
             return Ok(Read::Ended);
         }
@@ -64,19 +75,24 @@ impl<S: Source, D: Push<S::Record>> SourceHead<S, D> {
         let Reader::Here(reader) = &mut self.reader else {
             return Err(Error::new(ErrorKind::Internal, "a source's reader was lost").into());
         };
-        let mut left = SLICE;
+        let mut left = limit;
         // What ends the slice early: `Ok` when there is nothing at hand.
         let mut stopped: Option<Result> = None;
+        let mut given = self.counters.records_out.tally();
         let mut slice = std::iter::from_fn(|| {
             left = left.checked_sub(1)?;
             match blaming(Some(&self.id), || reader.next()) {
-                Ok(Some(record)) => return Some(record),
+                Ok(Some(record)) => {
+                    given += 1;
+                    return Some(record);
+                }
                 Ok(None) => stopped = Some(Ok(())),
                 Err(error) => stopped = Some(Err(error)),
             }
             None
         });
         let flow = self.down.push_all(&mut slice)?;
+        drop(given);
         match (stopped.transpose()?, flow) {
             (_, Flow::Full) => return Ok(Read::Full),
             (None, Flow::Ready) => {}
@@ -95,16 +111,13 @@ impl<S: Source, D: Push<S::Record>> SourceHead<S, D> {
         }
     }
 
-    fn snapshot(&self) -> Result<ListSnapshot> {
-        let current;
+    fn snapshot(&mut self, checkpoint: CheckpointId) -> Result<ListSnapshot> {
         let splits = match &self.reader {
-            Reader::Here(reader) => {
-                current = reader.splits();
-                &current
-            }
-            Reader::Waiting(_) | Reader::Gone => &self.position,
+            Reader::Here(reader) => reader.splits(),
+            Reader::Waiting(_) | Reader::Gone => self.position.clone(),
         };
         let elements = splits.iter().map(codec::encode).collect::<Result<Vec<_>, _>>()?;
+        self.pending.insert(checkpoint, splits);
         Ok(ListSnapshot {
             name: SPLITS_STATE.into(),
             schema: splits_schema(),
@@ -112,16 +125,24 @@ impl<S: Source, D: Push<S::Record>> SourceHead<S, D> {
             elements,
         })
     }
+
+    fn complete(&mut self, checkpoint: CheckpointId) -> Result {
+        let mut newest = None;
+        while let Some(pending) = self.pending.first_entry().filter(|pending| *pending.key() <= checkpoint) {
+            newest = Some(pending.remove());
+        }
+        newest.map_or(Ok(()), |splits| self.source.on_complete(&splits))
+    }
 }
 
 impl<S: Source, D: Push<S::Record>> Chain for SourceHead<S, D> {
-    fn on_batch(&mut self, _: &mut AnyBatch) -> Result<Flow> {
+    fn on_batch(&mut self, _: Port, _: &mut AnyBatch) -> Result<Flow> {
         Err(Error::new(ErrorKind::Internal, "a source was given records").operator(&self.id).into())
     }
 
-    fn read(&mut self, task: &mut TaskContext<'_>) -> Result<Read> {
+    fn read(&mut self, task: &mut TaskContext<'_>, limit: usize) -> Result<Read> {
         let id = self.id.clone();
-        Ok(in_operator(&id, FAILED, || self.read_slice(task))?)
+        Ok(in_operator(&id, FAILED, || self.read_slice(task, limit))?)
     }
 
     fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow> {
@@ -137,10 +158,25 @@ impl<S: Source, D: Push<S::Record>> Chain for SourceHead<S, D> {
     }
 
     fn control(&mut self, control: &mut Control<'_>) -> Result {
-        if let Control::Snapshot { snapshots, .. } = control {
-            let splits = in_operator(&self.id, FAILED, || self.snapshot())?;
-            let states = StoreSnapshot { keyed: Vec::new(), lists: vec![splits] };
-            snapshots.push(OperatorSnapshot { operator: self.id.clone(), states, sink: None });
+        match control {
+            Control::Snapshot { barrier, snapshots } => {
+                let id = self.id.clone();
+                let splits = in_operator(&id, FAILED, || self.snapshot(barrier.checkpoint))?;
+                let states = StoreSnapshot { keyed: Vec::new(), lists: vec![splits] };
+                snapshots.push(OperatorSnapshot { operator: id, states, sink: None });
+            }
+            Control::Complete(checkpoint) => {
+                let id = self.id.clone();
+                in_operator(&id, FAILED, || self.complete(*checkpoint))?;
+            }
+            Control::Aborted(checkpoint) => drop(self.pending.remove(checkpoint)),
+            Control::Open
+            | Control::Flush
+            | Control::Cancel(_)
+            | Control::End
+            | Control::Prepare(_)
+            | Control::Notify
+            | Control::Close => {}
         }
         self.down.control(control)
     }

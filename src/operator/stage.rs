@@ -4,7 +4,7 @@ use super::SinkSnapshot;
 use crate::channel::{AnyBatch, Barrier, Flow};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::state::StoreSnapshot;
-use crate::types::{CheckpointId, OperatorId};
+use crate::types::{CheckpointId, OperatorId, Port};
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -94,11 +94,11 @@ pub struct OperatorSnapshot {
 
 /// One subtask's operators, fused: the only trait object on the data path.
 pub trait Chain {
-    /// Takes records out of a batch. On [`Flow::Full`] the rest stays in it: call again after a resume.
-    fn on_batch(&mut self, batch: &mut AnyBatch) -> Result<Flow>;
+    /// Takes records out of a batch that came to `port`. On [`Flow::Full`] the rest stays in it: call again after a resume.
+    fn on_batch(&mut self, port: Port, batch: &mut AnyBatch) -> Result<Flow>;
 
-    /// Reads from the source at the head, if there is one.
-    fn read(&mut self, task: &mut TaskContext<'_>) -> Result<Read>;
+    /// Reads from the source at the head, if there is one: at most `limit` records.
+    fn read(&mut self, task: &mut TaskContext<'_>, limit: usize) -> Result<Read>;
 
     /// See [`Push::resume`].
     fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow>;

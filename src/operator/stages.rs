@@ -1,4 +1,4 @@
-//! The stages of plain closures: map, filter, flat_map, inspect.
+//! The stages of plain closures: map, filter, filter_map, flat_map, inspect.
 
 use super::output::STRETCH;
 use super::stage::{blaming, pass_on};
@@ -42,6 +42,10 @@ closure_stage! {
     FilterStage
 }
 closure_stage! {
+    /// One record in, one or none out.
+    FilterMapStage
+}
+closure_stage! {
     /// Looks at each record.
     InspectStage
 }
@@ -83,6 +87,30 @@ impl<T: 'static, F: Fn(&T) -> bool + 'static, D: Push<T>> Push<T> for FilterStag
     fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
         let Self { f, owner, down, .. } = self;
         down.push_all(&mut records.filter(|record| blaming(owner.as_ref(), || f(record))))
+    }
+
+    pass_on!();
+}
+
+impl<T, U, F, D> Push<T> for FilterMapStage<F, U, D>
+where
+    T: 'static,
+    U: 'static,
+    F: Fn(T) -> Option<U> + 'static,
+    D: Push<U>,
+{
+    #[inline]
+    fn push(&mut self, record: T) -> Result<Flow> {
+        match blaming(self.owner.as_ref(), || (self.f)(record)) {
+            Some(record) => self.down.push(record),
+            None => Ok(Flow::Ready),
+        }
+    }
+
+    #[inline]
+    fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
+        let Self { f, owner, down, .. } = self;
+        down.push_all(&mut records.filter_map(|record| blaming(owner.as_ref(), || f(record))))
     }
 
     pass_on!();

@@ -1,6 +1,6 @@
 //! The traits that users write operators with.
 
-use super::{Context, OperatorContext};
+use super::{BroadcastContext, Context, OperatorContext};
 use crate::error::Result;
 use crate::types::CheckpointId;
 
@@ -21,7 +21,7 @@ pub trait Operator: Sized + 'static {
         Ok(())
     }
 
-    /// The input has ended for good: emit what is left. Not called when the job stops before its end. Each key's state is out of
+    /// All inputs have ended for good: emit what is left. Not called when the job stops before its end. Each key's state is out of
     /// reach here. After a restore from a checkpoint in which all of its subtasks had finished it is not called again; after one in which only
     /// some had, it is, with the restored state: so clear here what you emit from.
     fn finish(&mut self, ctx: &mut OperatorContext<'_, Self>) -> Result {
@@ -61,4 +61,19 @@ pub trait Handler<In>: Operator {
     /// Takes one record. After an error nothing of what this call emitted leaves the subtask; the job restarts from the last
     /// completed checkpoint, by its restart strategy.
     fn handle(&mut self, record: In, ctx: &mut Context<'_, Self>) -> Result;
+}
+
+/// What an operator does with a record of type `In` that every subtask is given: see
+/// [`KeyedStream::connect_broadcast`](crate::KeyedStream::connect_broadcast).
+///
+/// What it writes into [`BroadcastState`](crate::state::BroadcastState) must depend on nothing but the broadcast records, so
+/// that it is the same in every subtask.
+#[diagnostic::on_unimplemented(
+    message = "operator `{Self}` has no handler for broadcast records of type `{In}`",
+    label = "the broadcast stream carries `{In}`",
+    note = "write `impl BroadcastHandler<{In}> for {Self}`, or `.map` the stream, before `.broadcast()`, to a type that it handles"
+)]
+pub trait BroadcastHandler<In>: Operator {
+    /// Takes one record. For errors see [`Handler::handle`].
+    fn handle_broadcast(&mut self, record: In, ctx: &mut BroadcastContext<'_, Self>) -> Result;
 }

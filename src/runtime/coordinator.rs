@@ -2,11 +2,13 @@
 
 use super::messages::{CheckpointMessage, RegionCommand, RegionReport, SubtaskCommand, Terminate, messages};
 use super::snapshot::{SubtaskSnapshot, by_operator};
-use super::status::{CompletedCheckpoint, JobEvent};
+use super::status::{CompletedCheckpoint, JobEvent, JobShared};
+use super::tracing_scope::below;
 use crate::channel::Barrier;
 use crate::checkpoint::metadata::Manifest;
 use crate::checkpoint::{
-    Action, Checkpointing, Coordinator, Event, FailureReason, PersistFailure, RequestId, RequestKind,
+    Action, CheckpointFailure, Checkpointing, Coordinator, Event, FailureReason, PersistFailure, RequestId,
+    RequestKind,
 };
 use crate::dataflow::Layout;
 use crate::error::{Error, ErrorKind};
@@ -23,7 +25,8 @@ use actix::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::oneshot;
+use tracing::{Instrument, Span, field};
 
 type Snapshot = Arc<SubtaskSnapshot>;
 
@@ -39,7 +42,9 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) pool: Pool,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
-    pub(crate) events: broadcast::Sender<JobEvent>,
+    /// Above all spans of the job.
+    pub(crate) span: Span,
+    pub(crate) shared: Arc<JobShared>,
 }
 
 /// Drives the checkpoints of one job.
@@ -62,13 +67,16 @@ pub(crate) struct CoordinatorActor {
     early: Vec<oneshot::Sender<Result<CheckpointId, Error>>>,
     suspended: Vec<oneshot::Sender<()>>,
     timer: Option<(Monotonic, SpawnHandle)>,
+    /// While the rules take in the failure of a checkpoint: the whole error, of which they know the text.
+    cause: Option<Error>,
     over: bool,
 }
 
-#[derive(Clone, Copy)]
 struct Triggered {
     at: Monotonic,
     wall: Timestamp,
+    /// From now to the end of the checkpoint.
+    span: Span,
 }
 
 /// What the pool gives back.
@@ -115,6 +123,7 @@ impl CoordinatorActor {
             early: Vec::new(),
             suspended: Vec::new(),
             timer: None,
+            cause: None,
             over: false,
         }
     }
@@ -131,6 +140,32 @@ impl CoordinatorActor {
             }
         }
         self.set_timer(ctx);
+    }
+
+    /// Feeds the failure of a checkpoint, for those who are told of it by this.
+    fn feed_failure(&mut self, event: Event<Snapshot>, cause: Error, ctx: &mut Context<Self>) {
+        self.cause = Some(cause);
+        self.feed(event, ctx);
+        self.cause = None;
+    }
+
+    /// An error because a checkpoint failed: of the kind of its cause, with all that this one names.
+    fn failure(&self, message: String, reason: &FailureReason, kind: ErrorKind) -> Error {
+        let is_told = matches!(
+            reason,
+            FailureReason::Io { .. }
+                | FailureReason::AsyncFailed { .. }
+                | FailureReason::FinalizeFailed { .. }
+                | FailureReason::CommitUnknown { .. }
+        );
+        let error = match self.cause.as_ref().filter(|_| is_told) {
+            Some(cause) => {
+                let error = Error::new(cause.kind(), message).because(cause.clone());
+                cause.path().map_or(error.clone(), |path| error.at(path))
+            }
+            None => Error::new(kind, format!("{message}: {reason}")),
+        };
+        error.job(&self.settings.job)
     }
 
     /// One timer, for the earliest thing the rules wait for.
@@ -157,9 +192,11 @@ impl CoordinatorActor {
         let Some(storage) = self.settings.storage.clone() else { return };
         match action {
             Action::Prepare { checkpoint } => {
-                let now = Triggered { at: self.settings.clock.now(), wall: self.settings.clock.wall() };
-                self.triggered.insert(checkpoint, now);
-                let task = self.scope.spawn(async move { storage.create_location(checkpoint).await });
+                self.settings.shared.meter().checkpoint_started();
+                let span = self.triggered(checkpoint);
+                let task = self
+                    .scope
+                    .spawn(async move { storage.create_location(checkpoint).await }.instrument(span));
                 self.then(task, ctx, move |result| Done::Prepared(checkpoint, result.and_then(|r| r)));
             }
             Action::Trigger { checkpoint, attempt: _, subtasks } => {
@@ -172,7 +209,9 @@ impl CoordinatorActor {
             Action::Persist { checkpoint, states, finished } => {
                 let bytes = states.iter().map(|(_, snapshot)| snapshot.bytes).sum();
                 let manifest = self.manifest(&storage, checkpoint, &states, finished);
-                let task = self.scope.spawn(async move { storage.complete(&manifest).await });
+                let span = self.span_of(checkpoint);
+                let task =
+                    self.scope.spawn(async move { storage.complete(&manifest).await }.instrument(span));
                 self.then(task, ctx, move |result| {
                     // A panic in there leaves it open whether the entry was written.
                     let result = result.map_err(CompleteError::Unknown).and_then(|r| r);
@@ -182,12 +221,15 @@ impl CoordinatorActor {
             // What a late acknowledgement brings lies in the folder of its checkpoint, and goes with that.
             Action::Discard { .. } => {}
             Action::CleanUp { checkpoint, .. } => {
+                let span = self.span_of(checkpoint);
                 self.triggered.remove(&checkpoint);
-                let task = self.scope.spawn(async move { storage.discard(checkpoint).await });
+                let task =
+                    self.scope.spawn(async move { storage.discard(checkpoint).await }.instrument(span));
                 self.then(task, ctx, move |result| Done::Cleaned(checkpoint, result.and_then(|r| r)));
             }
             Action::Retire { checkpoint } => {
-                let task = self.scope.spawn(async move { storage.retire(checkpoint).await });
+                let span = self.settings.span.clone();
+                let task = self.scope.spawn(async move { storage.retire(checkpoint).await }.instrument(span));
                 self.then(task, ctx, move |result| Done::Retired(checkpoint, result.and_then(|r| r)));
             }
             Action::NotifyComplete { checkpoint, finished } => {
@@ -196,35 +238,35 @@ impl CoordinatorActor {
             Action::NotifyAborted { checkpoint, .. } => self.tell_all(SubtaskCommand::Aborted(checkpoint)),
             Action::Answer { request, result } => {
                 if let Some(answer) = self.requests.remove(&request) {
-                    let result = result.map_err(|failure| {
-                        Error::new(kind_of(&failure.reason), "the checkpoint failed")
-                            .job(&self.settings.job)
-                            .because(failure)
+                    let result = result.map_err(|CheckpointFailure { checkpoint, reason }| {
+                        let what = if checkpoint.is_some() {
+                            "the checkpoint failed"
+                        } else {
+                            "no checkpoint was taken"
+                        };
+                        let error = self.failure(what.to_owned(), &reason, kind_of(&reason));
+                        checkpoint.map_or(error.clone(), |checkpoint| error.checkpoint(checkpoint))
                     });
                     let _ = answer.send(result);
                 }
             }
-            // A tick that is put off, or a job that ends: not a failure to anyone.
-            Action::Failed { checkpoint, reason }
-                if kind_of(&reason) == ErrorKind::Cancelled || (checkpoint.is_none() && !reason.counts()) =>
-            {
-                tracing::debug!(job = %self.settings.job, ?checkpoint, %reason, "a checkpoint was not taken");
-            }
-            Action::Failed { checkpoint, reason } => {
-                tracing::warn!(job = %self.settings.job, checkpoint = ?checkpoint, %reason, "a checkpoint failed");
-                let _ = self
-                    .settings
-                    .events
-                    .send(JobEvent::CheckpointFailed { checkpoint, reason: reason.to_string() });
-            }
+            Action::Failed { checkpoint, reason } => self.failed(checkpoint, &reason),
             Action::FailJob { checkpoint, subtask, reason } => {
-                let mut error =
-                    Error::new(ErrorKind::Failed, format!("too many checkpoints failed: {reason}"));
+                let checkpointing = self.settings.checkpointing.clone().unwrap_or_default();
+                let tolerated = checkpointing.get_tolerable_failures();
+                let message = match reason {
+                    FailureReason::CommitUnknown { .. } => {
+                        "it is not known whether a checkpoint was completed: the job log says so at the next start".into()
+                    }
+                    _ => format!("more checkpoints failed in a row than `tolerable_failures` allows, which is {tolerated}"),
+                };
+                let mut error = self.failure(message, &reason, ErrorKind::Failed);
                 if let Some(checkpoint) = checkpoint {
                     error = error.checkpoint(checkpoint);
                 }
                 if let Some(subtask) = subtask {
-                    error = error.subtask(subtask.index);
+                    let chain = self.settings.layout.name_of(subtask.chain);
+                    error = error.operator(&chain.into()).subtask(subtask.index);
                 }
                 self.fail(error);
             }
@@ -238,6 +280,13 @@ impl CoordinatorActor {
     fn fail(&self, error: Error) {
         if let Some(region) = &self.region {
             region.do_send(RegionCommand::Fail(error));
+        }
+    }
+
+    /// Some failures of a checkpoint cannot be tolerated: no later one will do better.
+    fn fail_if_hopeless(&self, error: &Error) {
+        if matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Corrupt) {
+            self.fail(error.clone());
         }
     }
 
@@ -296,23 +345,77 @@ impl CoordinatorActor {
         let (Some(checkpoint), Some(storage)) = (self.rules.unsettled(), &self.settings.storage) else {
             return;
         };
+        let meter = self.settings.shared.meter();
         let result = if storage.retained().contains(&checkpoint) {
+            meter.checkpoint_completed(None);
             Ok(())
         } else {
+            meter.checkpoint_failed();
             Err(PersistFailure::Failed { message: "it did not reach the job log".into() })
         };
+        self.triggered.remove(&checkpoint);
         self.feed(Event::Persisted { checkpoint, result }, ctx);
     }
 
+    /// A checkpoint begins. Returns its span.
+    fn triggered(&mut self, checkpoint: CheckpointId) -> Span {
+        let parent = &self.settings.span;
+        let span = below(parent, || {
+            let (id, duration_ms, bytes, outcome) = (checkpoint.0, field::Empty, field::Empty, field::Empty);
+            tracing::info_span!(parent: parent, "checkpoint", checkpoint = id, duration_ms, bytes, outcome)
+        });
+        let (at, wall) = (self.settings.clock.now(), self.settings.clock.wall());
+        self.triggered.insert(checkpoint, Triggered { at, wall, span: span.clone() });
+        span
+    }
+
+    /// The span of a checkpoint, or of the job if that is over.
+    fn span_of(&self, checkpoint: CheckpointId) -> Span {
+        let triggered = self.triggered.get(&checkpoint);
+        triggered.map_or(&self.settings.span, |triggered| &triggered.span).clone()
+    }
+
+    fn not_removed(&self, checkpoint: CheckpointId, error: &Error) {
+        let (parent, job, checkpoint) = (&self.settings.span, &self.settings.job, checkpoint.0);
+        tracing::warn!(parent: parent, %job, checkpoint, %error, "a checkpoint could not be removed");
+    }
+
     fn completed(&mut self, checkpoint: CheckpointId, state_bytes: u64, manifest_bytes: u64) {
+        let span = self.span_of(checkpoint);
         let duration = match self.triggered.remove(&checkpoint) {
             Some(triggered) => self.settings.clock.now().since(triggered.at),
             None => Duration::ZERO,
         };
         let bytes = state_bytes + manifest_bytes;
-        tracing::debug!(job = %self.settings.job, %checkpoint, bytes, ?duration, "checkpoint completed");
+        let (job, id) = (&self.settings.job, checkpoint.0);
+        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        span.record("duration_ms", duration_ms).record("bytes", bytes).record("outcome", "completed");
+        tracing::debug!(parent: &span, %job, checkpoint = id, bytes, duration_ms, "checkpoint completed");
         let completed = CompletedCheckpoint { checkpoint, bytes, duration };
-        let _ = self.settings.events.send(JobEvent::CheckpointCompleted(completed));
+        self.settings.shared.meter().checkpoint_completed(Some(completed));
+        self.settings.shared.emit(JobEvent::CheckpointCompleted(completed));
+    }
+
+    /// A checkpoint was given up, or one that was asked for was never begun.
+    fn failed(&mut self, checkpoint: Option<CheckpointId>, reason: &FailureReason) {
+        let job = &self.settings.job;
+        let span =
+            checkpoint.map_or_else(|| self.settings.span.clone(), |checkpoint| self.span_of(checkpoint));
+        let id = checkpoint.map(|checkpoint| checkpoint.0);
+        if checkpoint.is_some() {
+            span.record("outcome", "failed");
+            // Of what may still turn out to be committed the count is made when that is known.
+            if !matches!(reason, FailureReason::CommitUnknown { .. }) {
+                self.settings.shared.meter().checkpoint_failed();
+            }
+        }
+        // A tick that is put off, or a job that ends: not a failure to anyone.
+        if kind_of(reason) == ErrorKind::Cancelled || (checkpoint.is_none() && !reason.counts()) {
+            tracing::debug!(parent: &span, %job, checkpoint = id, %reason, "a checkpoint was not taken");
+            return;
+        }
+        tracing::warn!(parent: &span, %job, checkpoint = id, %reason, "a checkpoint failed");
+        self.settings.shared.emit(JobEvent::CheckpointFailed { checkpoint, reason: reason.to_string() });
     }
 }
 
@@ -373,8 +476,9 @@ impl Handler<CheckpointMessage> for CoordinatorActor {
                 let finished = snapshot.finished;
                 self.feed(Event::Ack { checkpoint, subtask, attempt, state: snapshot, finished }, ctx);
             }
-            CheckpointMessage::Decline { checkpoint, subtask, attempt, reason } => {
-                self.feed(Event::Decline { checkpoint, subtask, attempt, reason }, ctx);
+            CheckpointMessage::Decline { checkpoint, subtask, attempt, cause } => {
+                let reason = FailureReason::AsyncFailed { message: cause.to_string().into() };
+                self.feed_failure(Event::Decline { checkpoint, subtask, attempt, reason }, cause, ctx);
             }
             CheckpointMessage::Fatal(error) => self.fail(error),
             CheckpointMessage::InputEnded { subtask, attempt } => {
@@ -408,39 +512,40 @@ impl Handler<Done> for CoordinatorActor {
     type Result = ();
 
     fn handle(&mut self, done: Done, ctx: &mut Self::Context) {
-        let job = &self.settings.job;
         match done {
-            Done::Prepared(checkpoint, result) => {
-                let result = result.map_err(|error| FailureReason::Io { message: error.to_string().into() });
-                self.feed(Event::Prepared { checkpoint, result }, ctx);
+            Done::Prepared(checkpoint, Ok(())) => {
+                self.feed(Event::Prepared { checkpoint, result: Ok(()) }, ctx);
             }
-            Done::Persisted(checkpoint, state_bytes, result) => {
-                let result = match result {
-                    Ok(manifest_bytes) => {
-                        self.completed(checkpoint, state_bytes, manifest_bytes);
-                        Ok(())
-                    }
-                    Err(error) => {
-                        tracing::warn!(%job, %checkpoint, %error, "a checkpoint was not committed");
-                        let message = error.to_string().into();
-                        Err(match error {
-                            CompleteError::Failed(_) => PersistFailure::Failed { message },
-                            CompleteError::Unknown(_) => PersistFailure::Unknown { message },
-                            CompleteError::Fenced(_) => PersistFailure::Fenced,
-                        })
-                    }
-                };
-                self.feed(Event::Persisted { checkpoint, result }, ctx);
+            Done::Prepared(checkpoint, Err(error)) => {
+                let result = Err(FailureReason::Io { message: error.to_string().into() });
+                self.fail_if_hopeless(&error);
+                self.feed_failure(Event::Prepared { checkpoint, result }, error, ctx);
+            }
+            Done::Persisted(checkpoint, state_bytes, Ok(manifest_bytes)) => {
+                self.completed(checkpoint, state_bytes, manifest_bytes);
+                self.feed(Event::Persisted { checkpoint, result: Ok(()) }, ctx);
+            }
+            Done::Persisted(checkpoint, _, Err(error)) => {
+                tracing::warn!(job = %self.settings.job, %checkpoint, %error, "a checkpoint was not committed");
+                let failed = |error: &Error| error.to_string().into();
+                let result = Err(match &error {
+                    CompleteError::Failed(error) => PersistFailure::Failed { message: failed(error) },
+                    CompleteError::Unknown(error) => PersistFailure::Unknown { message: failed(error) },
+                    CompleteError::Fenced(_) => PersistFailure::Fenced,
+                });
+                let error = error.into_error();
+                self.fail_if_hopeless(&error);
+                self.feed_failure(Event::Persisted { checkpoint, result }, error, ctx);
             }
             Done::Cleaned(checkpoint, result) => {
                 if let Err(error) = result {
-                    tracing::warn!(%job, %checkpoint, %error, "what an aborted checkpoint left could not be removed");
+                    self.not_removed(checkpoint, &error);
                 }
                 self.feed(Event::Cleaned { checkpoint }, ctx);
             }
             Done::Retired(checkpoint, result) => {
                 if let Err(error) = result {
-                    tracing::warn!(%job, %checkpoint, %error, "a subsumed checkpoint could not be removed");
+                    self.not_removed(checkpoint, &error);
                 }
             }
         }

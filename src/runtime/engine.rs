@@ -1,5 +1,6 @@
 //! Where a job's actors run: a thread with an actix system and arbiters per job, or the calling thread's `LocalSet`.
 
+use super::tracing_scope::Subscriber;
 use crate::error::{Error, ErrorKind};
 use crate::pool::{Pool, panic_message};
 use crate::types::JobName;
@@ -22,7 +23,8 @@ const SHUTDOWN: Duration = Duration::from_secs(10);
 
 /// Starts a job's threads: one with the actix system, where the job, its coordinator and its supervisor live; `workers`
 /// arbiters for the subtasks; and a small pool for snapshots, commits and storage. `boot` runs on the first of them. When the system is
-/// stopped all threads end, and `ended` is called when all but the first are gone.
+/// stopped all threads end, and `ended` is called when all but the first are gone. On all of them the tracing subscriber of the caller
+/// is the default.
 ///
 /// A system of its own, on a plain thread, works from any tokio runtime, from inside another actix system, and many times in a
 /// process.
@@ -37,11 +39,13 @@ where
     F: Future<Output = bool> + 'static,
 {
     let name = job.as_str().to_owned();
+    let subscriber = Subscriber::of_this_thread();
     std::thread::Builder::new()
         .name(format!("{name}-job"))
         .spawn(move || {
+            subscriber.adopt();
             // Whoever waits for the job is told also if its threads cannot be started.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&name, workers, boot))) {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&name, workers, &subscriber, boot))) {
                 tracing::error!(job = name, panic = panic_message(&*panic), "the job's thread panicked");
             }
             ended();
@@ -57,15 +61,17 @@ where
     Ok(())
 }
 
-fn run<B, F>(name: &str, workers: usize, boot: B)
+fn run<B, F>(name: &str, workers: usize, subscriber: &Subscriber, boot: B)
 where
     B: FnOnce(Placement, Pool) -> F,
     F: Future<Output = bool> + 'static,
 {
+    let on_pool = subscriber.clone();
     let pool = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(8)
         .thread_name(format!("{name}-pool"))
+        .on_thread_start(move || on_pool.adopt())
         .enable_all() // sinks commit, and sources ask for their splits, over the network
         .build();
     let pool = match pool {
@@ -77,6 +83,10 @@ where
     };
     let system = System::new();
     let arbiters: Vec<Arbiter> = (0..workers.max(1)).map(|_| Arbiter::new()).collect();
+    for arbiter in &arbiters {
+        let subscriber = subscriber.clone();
+        arbiter.spawn_fn(move || subscriber.adopt());
+    }
     let placement = Placement::Arbiters(arbiters.iter().map(Arbiter::handle).collect());
     let boot = boot(placement, Pool::Threads(pool.handle().clone()));
     let started = system.block_on(boot);

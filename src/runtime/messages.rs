@@ -81,7 +81,7 @@ pub(crate) enum CheckpointMessage {
     /// A subtask's part of a checkpoint is durable.
     Ack { checkpoint: CheckpointId, subtask: SubtaskId, attempt: Attempt, snapshot: Arc<SubtaskSnapshot> },
     /// A subtask's part of a checkpoint failed.
-    Decline { checkpoint: CheckpointId, subtask: SubtaskId, attempt: Attempt, reason: FailureReason },
+    Decline { checkpoint: CheckpointId, subtask: SubtaskId, attempt: Attempt, cause: Error },
     /// A snapshot failed in a way that will not be different next time.
     Fatal(Error),
     /// A source subtask has read everything.

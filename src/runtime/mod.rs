@@ -7,12 +7,17 @@
 pub(crate) mod coordinator;
 pub(crate) mod engine;
 pub(crate) mod job;
+mod job_meter;
 pub(crate) mod messages;
+pub(crate) mod metrics;
+#[cfg(feature = "metrics")]
+mod metrics_facade;
 pub(crate) mod region;
 pub(crate) mod restore;
 mod seed;
 mod snapshot;
 pub(crate) mod status;
 mod subtask;
+mod tracing_scope;
 mod turn;
 mod wiring;

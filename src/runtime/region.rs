@@ -8,7 +8,9 @@ use super::messages::{
 };
 use super::restore::{Restored, restore};
 use super::seed::{ChainContext, SubtaskSeed};
+use super::status::JobShared;
 use super::subtask::SubtaskActor;
+use super::tracing_scope::below;
 use super::wiring::wire;
 use crate::checkpoint::FailureReason;
 use crate::dataflow::Plan;
@@ -24,6 +26,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tracing::{Instrument, Span, field};
 
 /// What a region is made of.
 pub(crate) struct RegionSettings {
@@ -39,6 +42,9 @@ pub(crate) struct RegionSettings {
     pub(crate) pool: Pool,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
+    /// Above all spans of the job.
+    pub(crate) span: Span,
+    pub(crate) shared: Arc<JobShared>,
 }
 
 /// Supervises the subtasks of one region.
@@ -131,9 +137,15 @@ impl RegionSupervisor {
             attempt,
             checkpointing: storage.is_some(),
         };
-        let task = self
-            .scope
-            .spawn(async move { restore(&layout, storage.as_ref(), max_parallelism, &recovery).await });
+        let parent = &self.settings.span;
+        let span = below(
+            parent,
+            || tracing::info_span!(parent: parent, "restore", attempt = attempt.0, checkpoint = field::Empty),
+        );
+        let task = self.scope.spawn(
+            async move { restore(&layout, storage.as_ref(), max_parallelism, &recovery).await }
+                .instrument(span),
+        );
         let to = ctx.address();
         ctx.spawn(
             async move { to.do_send(Prepared(attempt, task.await.and_then(|result| result))) }
@@ -175,6 +187,8 @@ impl RegionSupervisor {
                 storage: self.settings.storage.clone(),
                 coordinator: self.coordinator.clone(),
                 scope: self.scope.clone(),
+                span: self.settings.span.clone(),
+                counters: self.settings.shared.meter().handles(id),
             };
             seeds.push(seed);
         }
@@ -219,7 +233,8 @@ impl RegionSupervisor {
             }
             (ExitCause::Stopped, Phase::Running) => {
                 let error = Error::new(ErrorKind::Internal, "a subtask stopped without being told to");
-                self.stop(Why::Failure(error.operator(&self.name_of(subtask).as_str().into())), ctx);
+                let error = error.operator(&self.chain_of(subtask).into()).subtask(subtask.index);
+                self.stop(Why::Failure(error), ctx);
             }
             _ => self.go_on_stopping(ctx),
         }
@@ -232,7 +247,8 @@ impl RegionSupervisor {
                 match why {
                     Why::Cancel => stopping.why = Why::Cancel,
                     Why::Failure(error) => {
-                        tracing::debug!(job = %self.settings.job, %error, "failed while stopping");
+                        let (parent, job) = (&self.settings.span, &self.settings.job);
+                        tracing::debug!(parent: parent, %job, %error, "failed while stopping");
                     }
                 }
                 self.phase = Phase::Stopping(stopping);
@@ -244,7 +260,8 @@ impl RegionSupervisor {
             Phase::Idle | Phase::Preparing | Phase::Running => {}
         }
         if let Why::Failure(error) = &why {
-            tracing::warn!(job = %self.settings.job, attempt = %self.attempt, %error, "the region failed");
+            let (parent, job) = (&self.settings.span, &self.settings.job);
+            tracing::error!(parent: parent, %job, attempt = self.attempt.0, %error, "an attempt failed");
         }
         let reason = match &why {
             Why::Failure(_) => FailureReason::RegionFailover,
@@ -326,6 +343,7 @@ impl RegionSupervisor {
 
     fn restart(&mut self, ctx: &mut Context<Self>) {
         self.attempt = self.attempt.next();
+        self.settings.shared.meter().restarted();
         let RegionSettings { restarts, clock, .. } = &mut self.settings;
         match caught(|| restarts.on_restart(clock.now())) {
             Ok(()) => self.prepare(ctx),
@@ -339,7 +357,8 @@ impl RegionSupervisor {
         let names: Vec<String> = self.live.keys().map(|subtask| self.name_of(*subtask)).collect();
         let what = if names.is_empty() { "storage or a commit".to_owned() } else { names.join(", ") };
         let message = format!(
-            "did not stop within {:?}: {what}. Something blocks there; it was not safe to go on",
+            "did not stop within {:?}: {what}. Something blocks there; it was not safe to go on. Nothing completed is lost: \
+             find out what blocks, then start the job again in a new process",
             self.settings.stop_timeout
         );
         let error = Error::new(ErrorKind::Stuck, message);
@@ -351,8 +370,11 @@ impl RegionSupervisor {
     }
 
     fn name_of(&self, subtask: SubtaskId) -> String {
-        let chain = self.settings.plan.layout.chains.get(subtask.chain.0 as usize);
-        format!("`{}` subtask {}", chain.map_or("?", |chain| chain.name.as_str()), subtask.index)
+        format!("`{}` subtask {}", self.chain_of(subtask), subtask.index)
+    }
+
+    fn chain_of(&self, subtask: SubtaskId) -> &str {
+        self.settings.plan.layout.name_of(subtask.chain)
     }
 
     fn conclude(&mut self, report: RegionReport) {

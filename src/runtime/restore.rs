@@ -1,6 +1,6 @@
 //! What an attempt begins with: the state of the last completed checkpoint, cut to its subtasks.
 
-use crate::checkpoint::metadata::{ListState, Manifest, OperatorState, Segment};
+use crate::checkpoint::metadata::{Distribution, ListState, Manifest, OperatorState, Segment};
 use crate::dataflow::{Layout, OperatorKind, PlannedChain};
 use crate::error::{Error, ErrorKind};
 use crate::operator::{COMMITS_STATE, RecoveryContext, SPLITS_STATE};
@@ -13,6 +13,7 @@ use crate::types::{
 use futures::FutureExt;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use tracing::{Instrument, Span};
 
 /// What one subtask begins with.
 #[derive(Debug, Default)]
@@ -91,10 +92,25 @@ pub(crate) async fn restore(
     max_parallelism: MaxParallelism,
     recovery: &RecoveryContext,
 ) -> Result<Restored, Error> {
+    match (try_restore(layout, storage, max_parallelism, recovery).await, storage) {
+        (Err(error), Some(storage)) => Err(storage.explain(error).await),
+        (restored, _) => restored,
+    }
+}
+
+async fn try_restore(
+    layout: &Layout,
+    storage: Option<&OwnedJob>,
+    max_parallelism: MaxParallelism,
+    recovery: &RecoveryContext,
+) -> Result<Restored, Error> {
     let manifest = match storage {
         Some(storage) => storage.latest_manifest().await?,
         None => None,
     };
+    if let Some(manifest) = &manifest {
+        Span::current().record("checkpoint", manifest.checkpoint.0);
+    }
     let reader = manifest.as_ref().zip(storage).map(|(manifest, storage)| Reader { manifest, storage });
     let mut restored = Restored { from: manifest.as_ref().map(|m| m.checkpoint), ..Restored::default() };
     for (_, subtask) in layout.subtasks() {
@@ -114,8 +130,7 @@ pub(crate) async fn restore(
                         // A source that is new since the checkpoint begins afresh.
                         _ => None,
                     };
-                    let shares = caught(source.assign(splits, chain.parallelism)).await;
-                    let shares = shares.map_err(|error| error.operator(&operator.id))?;
+                    let shares = caught(&operator.id, source.assign(splits, chain.parallelism)).await?;
                     for (index, share) in (0..).zip(shares) {
                         if let Some(subtask) = subtask_mut(&mut restored, chain, index) {
                             subtask.splits = share;
@@ -138,6 +153,9 @@ pub(crate) async fn restore(
                 subtask.finished = finished;
             }
         }
+    }
+    if let Some(from) = restored.from {
+        tracing::info!(attempt = recovery.attempt.0, checkpoint = from.0, "state restored");
     }
     Ok(restored)
 }
@@ -173,17 +191,22 @@ async fn recover(
             restored: reader.map(|reader| reader.manifest.checkpoint),
             ..recovery.clone()
         };
-        caught(sink.recover(commits, &context)).await.map_err(|error| error.operator(&operator.id))?;
+        caught(&operator.id, sink.recover(commits, &context)).await?;
     }
     Ok(())
 }
 
-/// Turns a panic of the user's code into an error, which the caller can put a name to.
-async fn caught<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    AssertUnwindSafe(future).catch_unwind().await.unwrap_or_else(|panic| {
+/// Runs code of the user's in a span that names its operator. An error or a panic in it becomes an error that does so.
+async fn caught<T>(
+    operator: &OperatorId,
+    future: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let span = tracing::info_span!("operator", %operator);
+    let result = AssertUnwindSafe(future).catch_unwind().instrument(span).await.unwrap_or_else(|panic| {
         let message = format!("an operator panicked: {}", panic_message(&*panic));
         Err(Error::new(ErrorKind::Failed, message))
-    })
+    });
+    result.map_err(|error| error.operator(operator))
 }
 
 fn subtask_mut<'a>(
@@ -242,10 +265,14 @@ impl Reader<'_> {
             }
             keyed.push(RestoredKeyed { name: share.name.to_owned(), schema: share.schema.clone(), groups });
         }
+        let split = |list: &&ListState| list.distribution == Distribution::Split;
         let counts: Vec<Vec<(String, u64)>> = state
             .subtasks
             .iter()
-            .map(|subtask| subtask.lists.iter().map(|list| (list.name.clone(), list.elements)).collect())
+            .map(|subtask| {
+                let lists = subtask.lists.iter().filter(split);
+                lists.map(|list| (list.name.clone(), list.elements)).collect()
+            })
             .collect();
         let shares = redistribution::split(&counts, chain.parallelism);
         let mut lists: BTreeMap<String, RestoredList> = BTreeMap::new();
@@ -267,6 +294,18 @@ impl Reader<'_> {
             let start = usize::try_from(part.start).unwrap_or(usize::MAX);
             let len = usize::try_from(part.end.saturating_sub(part.start)).unwrap_or(0);
             list.elements.extend(elements.into_iter().skip(start).take(len));
+        }
+        for (name, list) in lists.iter_mut().filter(|(_, list)| list.distribution == Distribution::Broadcast)
+        {
+            let copies: BTreeMap<usize, &ListState> = (0..)
+                .zip(&state.subtasks)
+                .filter_map(|(i, subtask)| Some((i, subtask.lists.iter().find(|list| list.name == *name)?)))
+                .collect();
+            let holders: Vec<usize> = copies.keys().copied().collect();
+            let dealt = redistribution::broadcast(&holders, state.subtasks.len(), chain.parallelism);
+            if let Some(copy) = dealt.get(index as usize).and_then(|holder| copies.get(holder)) {
+                list.elements = self.elements(copy, &state.operator).await?;
+            }
         }
         Ok(RestoredOperator {
             checkpoint: Some(self.manifest.checkpoint),

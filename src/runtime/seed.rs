@@ -4,11 +4,13 @@ use super::messages::CheckpointMessage;
 use super::restore::RestoredSubtask;
 use super::wiring::Ends;
 use crate::dataflow::ChainFactory;
+use crate::metrics::SubtaskHandles;
 use crate::operator::SubtaskContext;
 use crate::pool::Scope;
 use crate::storage::OwnedJob;
 use crate::types::{Attempt, Clock, MaxParallelism, OperatorId, SubtaskId};
 use actix::Recipient;
+use tracing::Span;
 
 /// Everything a subtask is made of; sent to the thread where it will run.
 pub(super) struct SubtaskSeed {
@@ -23,6 +25,9 @@ pub(super) struct SubtaskSeed {
     pub(super) storage: Option<OwnedJob>,
     pub(super) coordinator: Recipient<CheckpointMessage>,
     pub(super) scope: Scope,
+    /// The span of the job.
+    pub(super) span: Span,
+    pub(super) counters: SubtaskHandles,
 }
 
 /// What the subtasks of a chain have in common.

@@ -63,7 +63,7 @@ pub(super) async fn write(
         }
         let mut lists = states.lists;
         if let Some(sink) = sink {
-            lists.push(sink.wait().await?);
+            lists.push(sink.wait().await.map_err(named)?);
         }
         for list in lists {
             let list = write_list(&mut file, list).await.map_err(named)?;

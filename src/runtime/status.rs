@@ -1,7 +1,13 @@
 //! What a job says about itself.
 
+use super::job_meter::JobMeter;
+use super::messages::JobCommand;
+use super::metrics::{JobMetrics, seconds};
 use crate::error::{Error, ErrorKind};
 use crate::types::{Attempt, CheckpointId};
+use actix::Recipient;
+use serde::{Serialize, Serializer};
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
@@ -38,10 +44,47 @@ impl JobStatus {
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Finished | Self::Cancelled | Self::Failed)
     }
+
+    /// All of them.
+    #[cfg(feature = "metrics")]
+    pub(super) const ALL: [Self; 7] = [
+        Self::Starting,
+        Self::Running,
+        Self::Restarting,
+        Self::Stopping,
+        Self::Finished,
+        Self::Cancelled,
+        Self::Failed,
+    ];
+
+    /// In one word.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Restarting => "restarting",
+            Self::Stopping => "stopping",
+            Self::Finished => "finished",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for JobStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for JobStatus {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.as_str())
+    }
 }
 
 /// A checkpoint that is complete: the job can start from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CompletedCheckpoint {
     /// Its number.
@@ -49,6 +92,7 @@ pub struct CompletedCheckpoint {
     /// Bytes written for it: state and manifest.
     pub bytes: u64,
     /// From trigger to commit.
+    #[serde(rename = "duration_seconds", serialize_with = "seconds")]
     pub duration: Duration,
 }
 
@@ -85,24 +129,44 @@ pub enum JobEvent {
 pub(crate) type JobOutcome = Result<JobStatus, Error>;
 
 /// What the job's threads and its handles share.
-#[derive(Debug)]
 pub(crate) struct JobShared {
     status: watch::Sender<JobStatus>,
+    /// To the job's root, until it has ended: an address keeps the waker of the actor, and with it what its thread polled.
+    commands: Mutex<Option<Recipient<JobCommand>>>,
     /// Gone when the job has ended, so that listeners hear of that.
     events: Mutex<Option<broadcast::Sender<JobEvent>>>,
     /// For the first who listens: it has heard everything since the start.
     first_listener: Mutex<Option<broadcast::Receiver<JobEvent>>>,
     outcome: Mutex<Option<JobOutcome>>,
+    meter: JobMeter,
 }
 
 impl JobShared {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(meter: JobMeter) -> Self {
         let (events, first_listener) = broadcast::channel(EVENTS);
         Self {
             status: watch::Sender::new(JobStatus::Starting),
+            commands: Mutex::new(None),
             events: Mutex::new(Some(events)),
             first_listener: Mutex::new(Some(first_listener)),
             outcome: Mutex::new(None),
+            meter,
+        }
+    }
+
+    /// The handles may now [command](Self::command) this job.
+    pub(crate) fn connect(&self, job: Recipient<JobCommand>) {
+        let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that has ended by now would never be let go of.
+        if !self.status().is_terminal() {
+            *commands = Some(job);
+        }
+    }
+
+    /// Tells the job. When it has ended the command is dropped.
+    pub(crate) fn command(&self, command: JobCommand) {
+        if let Some(job) = &*self.commands.lock().unwrap_or_else(PoisonError::into_inner) {
+            job.do_send(command);
         }
     }
 
@@ -112,6 +176,20 @@ impl JobShared {
 
     pub(crate) fn set_status(&self, status: JobStatus) {
         self.status.send_replace(status);
+    }
+
+    pub(super) fn meter(&self) -> &JobMeter {
+        &self.meter
+    }
+
+    pub(crate) fn metrics(&self) -> JobMetrics {
+        self.meter.snapshot(self.status())
+    }
+
+    /// Passes on to the recorder what has been counted.
+    #[cfg(feature = "metrics")]
+    pub(super) fn publish_metrics(&self) {
+        self.meter.publish(self.status());
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<JobStatus> {
@@ -141,15 +219,28 @@ impl JobShared {
 
     /// Tells everyone who waits.
     pub(crate) fn announce(&self) {
-        self.decide(Err(Error::new(ErrorKind::Internal, "the job's threads ended before the job did")));
-        self.set_status(match self.outcome() {
+        let error = Error::new(ErrorKind::Internal, "the job's threads ended before the job did");
+        self.decide(Err(error.job(self.meter.job())));
+        let status = match self.outcome() {
             Some(Ok(status)) => status,
             Some(Err(_)) | None => JobStatus::Failed,
-        });
+        };
+        self.meter.end();
+        // Before those who wait hear of the end.
+        #[cfg(feature = "metrics")]
+        self.meter.publish(status);
+        self.set_status(status);
+        *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.events.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(crate) fn outcome(&self) -> Option<JobOutcome> {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl fmt::Debug for JobShared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobShared").field("status", &self.status()).finish_non_exhaustive()
     }
 }

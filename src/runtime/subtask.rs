@@ -2,6 +2,7 @@
 
 use super::messages::{ExitCause, SubtaskCommand, SubtaskNews, SubtaskReport};
 use super::seed::SubtaskSeed;
+use super::tracing_scope::below;
 use super::turn::{Subtask, Turn};
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::operator::take_blamed;
@@ -11,12 +12,15 @@ use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Re
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context as TaskContext, Poll};
+use tracing::Span;
 
 /// One subtask. Spawns exactly one future, its loop, which borrows it whenever it is polled.
 pub(crate) struct SubtaskActor {
     id: SubtaskId,
     attempt: Attempt,
     name: OperatorId,
+    /// Entered whenever code of the user's runs.
+    span: Span,
     work: Work,
     supervisor: Recipient<SubtaskReport>,
     /// Whether the supervisor knows that this subtask has ended.
@@ -31,10 +35,17 @@ enum Work {
 
 impl SubtaskActor {
     pub(super) fn new(seed: SubtaskSeed, supervisor: Recipient<SubtaskReport>) -> Self {
+        let (parent, name) = (&seed.span, &seed.context.name);
+        let span = below(parent, || {
+            let (subtask, attempt) = (seed.id.index.0, seed.attempt.0);
+            // At the highest level, so that no filter that lets an event of the user's pass takes its context away.
+            tracing::error_span!(parent: parent, "subtask", operator = %name, subtask, attempt)
+        });
         Self {
             id: seed.id,
             attempt: seed.attempt,
-            name: seed.context.name.clone(),
+            name: name.clone(),
+            span,
             work: Work::Seed(Box::new(seed)),
             supervisor,
             reported: false,
@@ -44,7 +55,8 @@ impl SubtaskActor {
     /// Runs code of the user's, and turns an error or a panic in it into an error that names its operator.
     fn guarded<T>(&mut self, f: impl FnOnce(&mut Work) -> Result<T, BoxError>) -> Result<T, Error> {
         let (id, name) = (self.id, self.name.clone());
-        match catch_unwind(AssertUnwindSafe(|| f(&mut self.work))) {
+        let Self { span, work, .. } = self;
+        match span.in_scope(|| catch_unwind(AssertUnwindSafe(|| f(work)))) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(cause)) => Err(Error::from_cause(ErrorKind::Failed, "an operator failed", cause)
                 .operator(&name)
@@ -88,7 +100,7 @@ impl SubtaskActor {
             Ok(())
         });
         for error in [closed.err(), dropped.err()].into_iter().flatten() {
-            tracing::warn!(operator = %self.name, subtask = %self.id, %error, "a subtask did not close cleanly");
+            tracing::warn!(parent: &self.span, %error, "a subtask did not close cleanly");
         }
         self.report(SubtaskNews::Ended(cause));
     }

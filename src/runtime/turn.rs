@@ -4,17 +4,18 @@ use super::messages::{CheckpointMessage, SubtaskCommand};
 use super::seed::SubtaskSeed;
 use super::snapshot;
 use crate::channel::{AnyBatch, Barrier, Flow, GateEvent, InputGate, WakeCell};
-use crate::checkpoint::FailureReason;
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::{Activity, Stopwatch, SubtaskCounters};
 use crate::operator::{BuildContext, Chain, Control, OperatorSnapshot, Read, SubtaskContext};
 use crate::pool::Scope;
 use crate::storage::OwnedJob;
-use crate::types::{Attempt, CheckpointId, Clock, SubtaskId};
+use crate::types::{Attempt, CheckpointId, Clock, OperatorId, Port, SubtaskId};
 use actix::Recipient;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::task::Context as TaskContext;
 use std::time::Duration;
+use tracing::{Instrument, Span, field};
 
 /// How long a turn may last before other subtasks of the thread have theirs: it bounds how long a barrier waits for
 /// one (`turns x time per batch`), and costs one look at the clock per batch.
@@ -22,6 +23,30 @@ const TURN: Duration = Duration::from_micros(150);
 
 /// How many batches a turn may take.
 const BATCHES: usize = 16;
+
+/// How many records are read from a source before the subtask looks up. It follows their cost: a slice takes a small part of a
+/// turn, however slow a record is, and is long where records are fast.
+#[derive(Debug)]
+struct Slice {
+    records: usize,
+    most: usize,
+}
+
+impl Slice {
+    /// Where records go on to other subtasks, shorter slices leave them in the cache.
+    fn new(has_outputs: bool) -> Self {
+        let most = if has_outputs { 256 } else { 1024 };
+        Self { records: 64, most }
+    }
+
+    fn took(&mut self, time: Duration) {
+        if time > TURN / 4 {
+            self.records = (self.records / 2).max(1);
+        } else if time < TURN / 16 {
+            self.records = (self.records * 2).min(self.most);
+        }
+    }
+}
 
 /// How a turn ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,16 +75,25 @@ enum Phase {
     Leaving,
 }
 
+/// A batch, where it came from, and which of the chain's inputs it is for.
+struct InHand {
+    channel: usize,
+    port: Port,
+    batch: AnyBatch,
+}
+
 pub(super) struct Subtask {
     id: SubtaskId,
     attempt: Attempt,
+    /// Of its chain, for errors that no operator is known for.
+    name: OperatorId,
     clock: Clock,
     cell: Arc<WakeCell>,
     chain: Box<dyn Chain>,
     /// `None` where the chain begins with a source.
     gate: Option<InputGate>,
-    /// A batch that is not used up yet, and its channel.
-    batch: Option<(usize, AnyBatch)>,
+    /// A batch that is not used up yet.
+    batch: Option<InHand>,
     /// Whether the chain is known to be at rest: nothing suspended, everything emitted is in channels or buffers.
     at_rest: bool,
     /// Whether anything was taken since the buffers were last flushed.
@@ -71,9 +105,12 @@ pub(super) struct Subtask {
     /// Newer ones that the coordinator has given up. An older one may still be under way, and is taken.
     aborted: BTreeSet<CheckpointId>,
     stop: bool,
+    slice: Slice,
     storage: Option<OwnedJob>,
     coordinator: Recipient<CheckpointMessage>,
     scope: Scope,
+    counters: Arc<SubtaskCounters>,
+    stopwatch: Stopwatch,
 }
 
 impl Subtask {
@@ -91,22 +128,32 @@ impl Subtask {
             storage,
             coordinator,
             scope,
+            span: _,
+            counters,
         } = seed;
-        let super::wiring::Ends { cell, inputs, outputs } = ends;
+        let super::wiring::Ends { cell, inputs, mut outputs } = ends;
+        let slice = Slice::new(!outputs.is_empty());
+        let stopwatch = Stopwatch::start(Arc::clone(&counters.subtask), clock);
+        for output in outputs.values_mut().flatten() {
+            output.count_in(&counters.subtask);
+        }
+        let count_in = Arc::clone(&counters.subtask);
         let mut build = BuildContext {
             subtask: SubtaskContext { subtask: id.index, ..context.subtask },
             max_parallelism: context.max_parallelism,
             restored: restored.states,
-            outputs: VecDeque::from([outputs]),
+            outputs,
             splits: restored.splits,
             finished: restored.finished,
             scope: scope.clone(),
+            counters,
         };
         let mut chain = factory.build(&mut build)?;
         chain.control(&mut Control::Open)?;
         Ok(Self {
             id,
             attempt,
+            name: context.name,
             clock,
             cell,
             chain,
@@ -119,9 +166,12 @@ impl Subtask {
             newest: None,
             aborted: BTreeSet::new(),
             stop: false,
+            slice,
             storage,
             coordinator,
             scope,
+            counters: count_in,
+            stopwatch,
         })
     }
 
@@ -148,25 +198,34 @@ impl Subtask {
 
     /// One turn: takes batches until there are none, no room, or no time.
     pub(super) fn turn(&mut self, task: &mut TaskContext<'_>) -> Result<Turn> {
-        let result = self.steps(task);
+        let began = self.stopwatch.turn_to(Activity::Busy);
+        let result = self.steps(task, began);
         // Peers learn of everything at once, when the turn is over.
         self.chain.control(&mut Control::Notify)?;
         if let Some(gate) = &mut self.gate {
             gate.notify();
         }
+        self.stopwatch.turn_to(match result {
+            Ok(Turn::Idle) if self.at_rest => Activity::Idle,
+            Ok(Turn::Idle) => Activity::BackPressured,
+            // What yields has more to do.
+            _ => Activity::Busy,
+        });
         result
     }
 
-    fn steps(&mut self, task: &mut TaskContext<'_>) -> Result<Turn> {
-        let began = self.clock.elapsed();
-        let mut batches = 0;
+    fn steps(&mut self, task: &mut TaskContext<'_>, began: Duration) -> Result<Turn> {
+        let (mut batches, mut looked) = (0, began);
         loop {
             if self.stop {
                 return Ok(Turn::Stopped);
             }
             if self.step(task)? {
                 batches += 1;
-                if batches >= BATCHES || self.clock.elapsed().saturating_sub(began) >= TURN {
+                let now = self.clock.elapsed();
+                self.slice.took(now.saturating_sub(looked));
+                looked = now;
+                if batches >= BATCHES || now.saturating_sub(began) >= TURN {
                     // Commits are looked after even if the input never pauses.
                     let _ = self.chain.tend(task)?;
                     return Ok(Turn::Busy);
@@ -216,9 +275,8 @@ impl Subtask {
             }
             self.at_rest = true;
         }
-        if let Some((channel, mut batch)) = self.batch.take() {
-            self.take_batch(&mut batch)?;
-            self.put_back(channel, batch);
+        if let Some(batch) = self.batch.take() {
+            self.take_batch(batch)?;
             return Ok(true);
         }
         // Not amid `finish`: what it emitted would be in the checkpoint, that it ran would not.
@@ -236,32 +294,30 @@ impl Subtask {
         }
     }
 
-    fn take_batch(&mut self, batch: &mut AnyBatch) -> Result {
+    /// A batch that does not go through keeps its rest for later; an empty one goes home.
+    fn take_batch(&mut self, mut in_hand: InHand) -> Result {
         self.unflushed = true;
-        self.at_rest = self.chain.on_batch(batch)? == Flow::Ready;
-        Ok(())
-    }
-
-    /// A batch that did not go through keeps its rest for later; an empty one goes home.
-    fn put_back(&mut self, channel: usize, batch: AnyBatch) {
+        self.at_rest = self.chain.on_batch(in_hand.port, &mut in_hand.batch)? == Flow::Ready;
         if !self.at_rest {
-            self.batch = Some((channel, batch));
+            self.batch = Some(in_hand);
         } else if let Some(gate) = &mut self.gate {
-            gate.give_back(channel, batch);
+            gate.give_back(in_hand.channel, in_hand.batch);
         }
+        Ok(())
     }
 
     fn take_from_gate(&mut self) -> Result<bool> {
         let Some(gate) = &mut self.gate else { return Ok(false) };
         match gate.poll() {
             GateEvent::Empty => return Ok(false),
-            GateEvent::Batch { channel, mut batch } => {
-                self.take_batch(&mut batch)?;
-                self.put_back(channel, batch);
+            GateEvent::Batch { channel, port, batch } => {
+                self.counters.records_in.add(batch.len() as u64);
+                self.counters.batches_in.add(1);
+                self.take_batch(InHand { channel, port, batch })?;
             }
             GateEvent::Snapshot(barrier) => self.snapshot(barrier)?,
             GateEvent::Aborted(checkpoint, reason) => {
-                tracing::debug!(subtask = %self.id, %checkpoint, ?reason, "a checkpoint is not taken here");
+                tracing::debug!(checkpoint = checkpoint.0, ?reason, "a checkpoint is not taken here");
                 self.give_up(checkpoint)?;
             }
             GateEvent::Ended => self.phase = Phase::Finishing,
@@ -270,7 +326,7 @@ impl Subtask {
     }
 
     fn read(&mut self, task: &mut TaskContext<'_>) -> Result<bool> {
-        match self.chain.read(task)? {
+        match self.chain.read(task, self.slice.records)? {
             Read::More => self.unflushed = true,
             Read::Full => {
                 self.unflushed = true;
@@ -316,23 +372,27 @@ impl Subtask {
         let (attempt, subtask) = (self.attempt, self.id);
         let finished = self.phase == Phase::Ended;
         let coordinator = self.coordinator.clone();
-        let upload = self.scope.spawn(async move {
-            snapshot::write(&storage, checkpoint, attempt, subtask, finished, snapshots).await
-        });
+        let (name, counters) = (self.name.clone(), Arc::clone(&self.counters));
+        let upload = async move {
+            let snapshot =
+                snapshot::write(&storage, checkpoint, attempt, subtask, finished, snapshots).await?;
+            counters.checkpoint_bytes.add_shared(snapshot.bytes);
+            Span::current().record("bytes", snapshot.bytes);
+            Ok(snapshot)
+        };
+        let span = tracing::debug_span!("snapshot", checkpoint = checkpoint.0, bytes = field::Empty);
+        let upload = self.scope.spawn(upload.instrument(span));
         // A panic in the upload declines the checkpoint, like an error.
         drop(self.scope.spawn(async move {
-            coordinator.do_send(match upload.await.and_then(|result| result) {
+            let result = upload.await.and_then(|result: Result<_, Error>| result);
+            let named = |error: Error| error.operator(&name).subtask(subtask.index).checkpoint(checkpoint);
+            coordinator.do_send(match result.map_err(named) {
                 Ok(snapshot) => {
                     CheckpointMessage::Ack { checkpoint, subtask, attempt, snapshot: Arc::new(snapshot) }
                 }
                 // A type that cannot be stored: no later checkpoint will store it.
                 Err(error) if error.kind() == ErrorKind::Program => CheckpointMessage::Fatal(error),
-                Err(error) => CheckpointMessage::Decline {
-                    checkpoint,
-                    subtask,
-                    attempt,
-                    reason: FailureReason::AsyncFailed { message: error.to_string().into() },
-                },
+                Err(cause) => CheckpointMessage::Decline { checkpoint, subtask, attempt, cause },
             });
         }));
         Ok(())

@@ -2,7 +2,7 @@
 
 use crate::channel::{Input, Output, WakeCell, channel};
 use crate::dataflow::Layout;
-use crate::types::SubtaskId;
+use crate::types::{EdgeId, Port, SubtaskId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,23 +15,24 @@ const DEPTH: usize = 8;
 pub(super) struct Ends {
     /// Where it sleeps.
     pub(super) cell: Arc<WakeCell>,
-    /// Its input channels, of all its input edges.
-    pub(super) inputs: Vec<Input>,
-    /// Its output channels, in order of the consumer's subtasks.
-    pub(super) outputs: Vec<Output>,
+    /// Its input channels, of all its input edges, and which of the chain's inputs they belong to.
+    pub(super) inputs: Vec<(Port, Input)>,
+    /// Its output channels by edge, in order of the consumer's subtasks.
+    pub(super) outputs: BTreeMap<EdgeId, Vec<Output>>,
 }
 
 /// Lays a channel along every pair of subtasks that an edge connects.
 pub(super) fn wire(layout: &Layout) -> BTreeMap<SubtaskId, Ends> {
     let mut ends: BTreeMap<SubtaskId, Ends> =
         layout.subtasks().map(|(_, subtask)| (subtask, Ends::default())).collect();
-    for (index, edge) in layout.edges.iter().enumerate() {
-        let producers = layout.subtasks().filter(|(chain, _)| chain.output == Some(index));
+    for edge in &layout.edges {
+        let producers = layout.subtasks().filter(|(chain, _)| chain.outputs.contains(&edge.id));
         for (_, producer) in producers {
-            let consumers = layout.subtasks().filter(|(chain, _)| chain.inputs.contains(&index));
-            for (_, consumer) in consumers {
+            let consumers =
+                layout.subtasks().filter_map(|(chain, consumer)| Some((chain.port_of(edge.id)?, consumer)));
+            for (port, consumer) in consumers {
                 if !edge.pointwise || producer.index == consumer.index {
-                    connect(&mut ends, producer, consumer);
+                    connect(&mut ends, edge.id, producer, (port, consumer));
                 }
             }
         }
@@ -39,14 +40,19 @@ pub(super) fn wire(layout: &Layout) -> BTreeMap<SubtaskId, Ends> {
     ends
 }
 
-fn connect(ends: &mut BTreeMap<SubtaskId, Ends>, producer: SubtaskId, consumer: SubtaskId) {
+fn connect(
+    ends: &mut BTreeMap<SubtaskId, Ends>,
+    edge: EdgeId,
+    producer: SubtaskId,
+    (port, consumer): (Port, SubtaskId),
+) {
     let cell = |ends: &BTreeMap<SubtaskId, Ends>, id| ends.get(&id).map(|ends| Arc::clone(&ends.cell));
     let (Some(from), Some(to)) = (cell(ends, producer), cell(ends, consumer)) else { return };
     let (output, input) = channel(DEPTH, from, to);
     if let Some(ends) = ends.get_mut(&producer) {
-        ends.outputs.push(output);
+        ends.outputs.entry(edge).or_default().push(output);
     }
     if let Some(ends) = ends.get_mut(&consumer) {
-        ends.inputs.push(input);
+        ends.inputs.push((port, input));
     }
 }

@@ -11,8 +11,10 @@
 //! | [`ReducingState`] | key | all that was added, folded into one value of the same type |
 //! | [`AggregatingState`] | key | all that was added, folded into an accumulator |
 //! | [`SplitListState`] | subtask | elements that may move between subtasks |
+//! | [`BroadcastState`] | subtask | a map that is the same in all of them |
 
 mod aggregating;
+mod broadcast;
 pub(crate) mod codec;
 mod encoding;
 mod entries;
@@ -34,6 +36,7 @@ mod test_context;
 mod value;
 
 pub use aggregating::{Aggregate, AggregatingState};
+pub use broadcast::BroadcastState;
 pub use encoding::{EncodedGroup, GroupEncoder};
 pub use frozen::Frozen;
 pub use list::ListState;
@@ -82,7 +85,8 @@ impl<T: Clone + Send + Sync + Serialize + DeserializeOwned + 'static> StateValue
 #[diagnostic::on_unimplemented(
     message = "keyed state cannot be used here",
     label = "this context has no current key",
-    note = "keyed state needs a current key: use `key_by` before `process`, and `handle` rather than `open` or `finish`"
+    note = "keyed state needs a current key: use `key_by` before `process`, and `handle` rather than `open`, `finish` or \
+            `handle_broadcast`"
 )]
 pub trait KeyedAccess {
     /// The operator's key.
@@ -107,3 +111,12 @@ pub trait OperatorAccess {
     #[doc(hidden)]
     fn store_mut(&mut self) -> &mut StateStore;
 }
+
+/// Access to broadcast state, to write it; only the context of a [`BroadcastHandler`](crate::BroadcastHandler) implements it.
+#[diagnostic::on_unimplemented(
+    message = "broadcast state cannot be written here",
+    label = "this context may only read broadcast state",
+    note = "write it in `BroadcastHandler::handle_broadcast`: there every subtask is given the same records, so that the copies \
+            stay equal"
+)]
+pub trait BroadcastAccess: OperatorAccess {}

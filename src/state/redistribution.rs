@@ -68,6 +68,22 @@ pub fn split(counts: &[Vec<(String, u64)>], parallelism: u32) -> Vec<Vec<Element
     shares
 }
 
+/// Whose copy of a broadcast state each new subtask gets. `holders` are the old subtasks that stored one, in order, of `old` in all.
+///
+/// As many subtasks as before: each its own, and one that stored none a copy of another's. Otherwise the copies are dealt out in
+/// turn. Empty if nobody stored any.
+#[must_use]
+pub fn broadcast(holders: &[usize], old: usize, parallelism: u32) -> Vec<usize> {
+    if holders.is_empty() {
+        return Vec::new();
+    }
+    let subtasks = 0..parallelism as usize;
+    let unchanged = subtasks.len() == old;
+    let own = |subtask: &usize| unchanged && holders.contains(subtask);
+    let in_turn = |subtask: usize| holders.get(subtask % holders.len()).copied();
+    subtasks.filter_map(|subtask| if own(&subtask) { Some(subtask) } else { in_turn(subtask) }).collect()
+}
+
 /// What a new subtask reads of one keyed state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyedShare<'m> {
@@ -183,6 +199,16 @@ mod tests {
                 prop_assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1);
             }
         }
+    }
+
+    #[test]
+    fn s9_6_every_subtask_gets_a_copy_of_a_broadcast_state() {
+        assert_eq!(broadcast(&[0, 1], 2, 3), [0, 1, 0]);
+        assert_eq!(broadcast(&[0, 1, 2], 3, 2), [0, 1]);
+        assert_eq!(broadcast(&[0, 1, 2], 3, 3), [0, 1, 2]);
+        assert_eq!(broadcast(&[1, 2], 4, 4), [1, 1, 2, 2], "who has one keeps it");
+        assert_eq!(broadcast(&[1, 2], 4, 3), [1, 2, 1]);
+        assert_eq!(broadcast(&[], 2, 2), [0; 0]);
     }
 
     fn subtask(index: u32, states: &[(&str, &[u16])]) -> SubtaskState {

@@ -1,6 +1,7 @@
 //! All states of one operator in one subtask.
 
 use super::aggregating::{Aggregate, AggregatingState};
+use super::broadcast::BroadcastState;
 use super::codec;
 use super::encoding::{EncodedGroup, GroupEncoder, decode_group};
 use super::handle::Slot;
@@ -18,6 +19,7 @@ use super::{Key, StateValue};
 use crate::checkpoint::metadata::{Distribution, StateSchema};
 use crate::error::{Error, ErrorKind};
 use crate::types::{CheckpointId, MaxParallelism, OperatorId, stable_hash};
+use serde::de::DeserializeOwned;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
@@ -51,6 +53,7 @@ struct TableSlot {
 struct ListSlot {
     name: String,
     schema: StateSchema,
+    distribution: Distribution,
     list: Box<dyn AnyList>,
 }
 
@@ -89,6 +92,15 @@ trait AnyList: Any + Send {
 impl<T: StateValue> AnyList for Vec<T> {
     fn encode(&self) -> Result<Vec<Vec<u8>>, Error> {
         self.iter().map(codec::encode).collect()
+    }
+}
+
+impl<A: UserKey, B: StateValue> AnyList for Entries<A, B> {
+    fn encode(&self) -> Result<Vec<Vec<u8>>, Error> {
+        let mut elements = self.iter().map(|pair| codec::encode(&pair)).collect::<Result<Vec<_>, _>>()?;
+        // Equal maps give equal bytes.
+        elements.sort_unstable();
+        Ok(elements)
     }
 }
 
@@ -207,22 +219,22 @@ impl StateStore {
     /// # Errors
     /// See [`value`](Self::value).
     pub fn split_list<T: StateValue>(&mut self, name: &str) -> Result<SplitListState<T>, Error> {
-        codec::check::<T>().map_err(|why| self.unstorable(name, why))?;
         let declared = schema::list::<T>("split-list");
-        self.check_name(name, &declared)?;
-        let (restored, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.kept_lists).into_iter().partition(|kept| kept.name == name);
-        self.kept_lists = kept;
-        let mut list: Vec<T> = Vec::new();
-        for (i, bytes) in restored.iter().flat_map(|restored| &restored.elements).enumerate() {
-            let element = postcard::from_bytes(bytes).map_err(|error| {
-                let what = format!("element {i} of state `{name}` cannot be decoded");
-                self.named(Error::new(ErrorKind::Corrupt, what).because(error))
-            })?;
-            list.push(element);
-        }
-        self.lists.push(ListSlot { name: name.to_owned(), schema: declared, list: Box::new(list) });
-        Ok(SplitListState::new(self.slot(self.lists.len() - 1)?))
+        let slot = self.declare_list::<T, Vec<T>>(name, declared, Distribution::Split)?;
+        Ok(SplitListState::new(slot))
+    }
+
+    /// Declares a map that every subtask has a copy of.
+    ///
+    /// # Errors
+    /// See [`value`](Self::value).
+    pub fn broadcast<A: UserKey, B: StateValue>(
+        &mut self,
+        name: &str,
+    ) -> Result<BroadcastState<A, B>, Error> {
+        let declared = schema::keyed::<A, B>("broadcast");
+        let slot = self.declare_list::<(A, B), Entries<A, B>>(name, declared, Distribution::Broadcast)?;
+        Ok(BroadcastState::new(slot))
     }
 
     /// Fixes all states as they are now, and lets the operator go on. Takes the same time however large the keyed states
@@ -237,10 +249,12 @@ impl StateStore {
                 let what = format!("an element of state `{}` cannot be encoded", slot.name);
                 self.named(Error::new(error.kind(), what).because(error))
             })?;
-            let (name, schema) = (slot.name.clone(), slot.schema.clone());
-            lists.push(ListSnapshot { name, schema, distribution: Distribution::Split, elements });
+            let ListSlot { name, schema, distribution, .. } = slot;
+            let (name, schema) = (name.clone(), schema.clone());
+            lists.push(ListSnapshot { name, schema, distribution: *distribution, elements });
         }
-        lists.retain(|list| !list.elements.is_empty());
+        // A subtask without a copy would be given one of another's: it is stored even if it is empty.
+        lists.retain(|list| !list.elements.is_empty() || list.distribution == Distribution::Broadcast);
         lists.sort_by(|a, b| a.name.cmp(&b.name));
 
         let mut keyed = Vec::new();
@@ -333,6 +347,55 @@ impl StateStore {
         };
         debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
         found
+    }
+
+    pub(super) fn broadcast_entries<A: UserKey, B: StateValue>(&self, slot: Slot) -> Option<&Entries<A, B>> {
+        let found = match self.lists.get(slot.index as usize) {
+            Some(found) if slot.owner == self.owner => (&*found.list as &dyn Any).downcast_ref(),
+            _ => None,
+        };
+        debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
+        found
+    }
+
+    pub(super) fn broadcast_entries_mut<A: UserKey, B: StateValue>(
+        &mut self,
+        slot: Slot,
+    ) -> Option<&mut Entries<A, B>> {
+        let found = match self.lists.get_mut(slot.index as usize) {
+            Some(found) if slot.owner == self.owner => (&mut *found.list as &mut dyn Any).downcast_mut(),
+            _ => None,
+        };
+        debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
+        found
+    }
+
+    /// Declares an operator state of elements `T`, kept as an `L`.
+    fn declare_list<T, L>(
+        &mut self,
+        name: &str,
+        declared: StateSchema,
+        distribution: Distribution,
+    ) -> Result<Slot, Error>
+    where
+        T: DeserializeOwned,
+        L: AnyList + FromIterator<T>,
+    {
+        codec::check::<T>().map_err(|why| self.unstorable(name, why))?;
+        self.check_name(name, &declared)?;
+        let (restored, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.kept_lists).into_iter().partition(|kept| kept.name == name);
+        self.kept_lists = kept;
+        let elements = restored.iter().flat_map(|restored| &restored.elements).enumerate();
+        let decoded = elements.map(|(i, bytes)| {
+            postcard::from_bytes::<T>(bytes).map_err(|error| {
+                let what = format!("element {i} of state `{name}` cannot be decoded");
+                self.named(Error::new(ErrorKind::Corrupt, what).because(error))
+            })
+        });
+        let list = Box::new(decoded.collect::<Result<L, Error>>()?);
+        self.lists.push(ListSlot { name: name.to_owned(), schema: declared, distribution, list });
+        self.slot(self.lists.len() - 1)
     }
 
     fn declare_table<K: Key, V: StateValue>(

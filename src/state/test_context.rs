@@ -1,6 +1,6 @@
 //! A context for tests of states.
 
-use super::{Key, KeyedAccess, OperatorAccess, RestoredOperator, StateStore};
+use super::{BroadcastAccess, Key, KeyedAccess, OperatorAccess, RestoredOperator, StateStore};
 use crate::types::{MaxParallelism, stable_hash};
 
 pub(super) struct Fake<K> {
@@ -56,3 +56,5 @@ impl<K> OperatorAccess for Fake<K> {
         &mut self.store
     }
 }
+
+impl<K> BroadcastAccess for Fake<K> {}

@@ -1,12 +1,12 @@
 //! The folder of one job on a disk, and reading from it what the job log says is there.
 
-use super::disk::{DiskLock, SharedDisk};
+use super::disk::{DiskLock, SharedDisk, TEMP_PREFIX};
 use super::log_view::{Completed, LogView};
 use super::{layout, state_file};
 use crate::checkpoint::metadata::Manifest;
 use crate::error::{Error, ErrorKind};
-use crate::types::JobName;
-use std::collections::BTreeMap;
+use crate::types::{Generation, JobName};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -31,9 +31,17 @@ impl JobFolder {
     /// Refuses files where folders should be, as early as can be.
     pub(crate) async fn check_no_file_in_the_way(&self) -> Result<(), Error> {
         for path in [self.root.clone(), self.path(), self.log_dir()] {
-            let len = self.disk.len(&path).await.map_err(|error| layout::io_error("access", &path, error))?;
+            let len = self
+                .disk
+                .len(&path)
+                .await
+                .map_err(|error| layout::io_error("look for the folder", &path, error))?;
             if len.is_some() {
-                return Err(layout::io_error("access", &path, io::ErrorKind::NotADirectory.into()));
+                return Err(layout::io_error(
+                    "look for the folder",
+                    &path,
+                    io::ErrorKind::NotADirectory.into(),
+                ));
             }
         }
         Ok(())
@@ -53,13 +61,14 @@ impl JobFolder {
         let path = self.path().join(name);
         let note = format!("pid {}", std::process::id());
         let locked = self.disk.lock(&path, &note).await;
-        locked.map_err(|error| layout::io_error("lock", &path, error))
+        locked.map_err(|error| layout::io_error("lock the job", &path, error))
     }
 
     /// Whether a live process holds a lock.
     pub(crate) async fn is_locked(&self, name: &str) -> Result<bool, Error> {
         let path = self.path().join(name);
-        let there = self.disk.len(&path).await.map_err(|error| layout::io_error("access", &path, error))?;
+        let there =
+            self.disk.len(&path).await.map_err(|error| layout::io_error("look for a lock", &path, error))?;
         // Taken before the claim is written and removed only when free: what is not there is not held.
         Ok(there.is_some() && self.lock(name).await?.is_none())
     }
@@ -97,7 +106,9 @@ impl JobFolder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(corrupt("it is missing".into()));
             }
-            Err(error) => return Err(layout::io_error("read the manifest", &path, error)),
+            Err(error) => {
+                return Err(layout::io_error("read the manifest", &path, error).checkpoint(entry.checkpoint));
+            }
         };
         let manifest = Manifest::decode(&bytes).map_err(|error| corrupt(error.to_string()))?;
         let (expected, found) = (entry.manifest_crc32c, crc32c::crc32c(&bytes));
@@ -139,8 +150,38 @@ impl JobFolder {
         removed.map_err(|error| layout::io_error("remove the folder", &path, error))
     }
 
+    /// Removes what nobody needs of the generations up to this one, unless it is in `keep`: folders of checkpoints, locks of dead
+    /// processes, temporary files of the log. Never what is newer or not known.
+    ///
+    /// # Errors
+    /// The first of those that there were; all else is removed.
+    pub(crate) async fn remove_leftovers(
+        &self,
+        upto: Generation,
+        keep: &BTreeSet<String>,
+    ) -> Result<(), Error> {
+        let mut result = Ok(());
+        for name in self.list(&self.path()).await? {
+            let removed = match (layout::parse_checkpoint_dir(&name), layout::parse_lock(&name)) {
+                _ if keep.contains(&name) => Ok(()),
+                (Some((_, of)), _) if of <= upto => self.remove_dir(&name).await,
+                (_, Some((of, _))) if of <= upto => self.remove_lock(&name).await, // not one that is held
+                _ => Ok(()),
+            };
+            result = result.and(removed);
+        }
+        for name in self.list(&self.log_dir()).await? {
+            if name.starts_with(TEMP_PREFIX) {
+                let path = self.log_dir().join(name);
+                let removed = self.disk.remove(&path).await;
+                result = result.and(removed.map_err(|error| layout::io_error("remove", &path, error)));
+            }
+        }
+        result
+    }
+
     /// Names in a folder.
-    pub(crate) async fn list(&self, dir: &Path) -> Result<Vec<String>, Error> {
-        self.disk.list(dir).await.map_err(|error| layout::io_error("list", dir, error))
+    async fn list(&self, dir: &Path) -> Result<Vec<String>, Error> {
+        self.disk.list(dir).await.map_err(|error| layout::io_error("list the folder", dir, error))
     }
 }

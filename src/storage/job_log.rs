@@ -92,12 +92,19 @@ impl JobLog {
     /// # Errors
     /// As [`JobLog::read`].
     pub(crate) async fn sequences(&self) -> Result<Vec<u64>, Error> {
-        let names =
-            self.disk.list(&self.dir).await.map_err(|error| layout::io_error("list", &self.dir, error))?;
+        let names = self
+            .disk
+            .list(&self.dir)
+            .await
+            .map_err(|error| layout::io_error("list the job log", &self.dir, error))?;
         Ok(names.iter().filter_map(|name| layout::parse_log_entry(name)).collect())
     }
 
-    async fn read_entry(&self, sequence: u64) -> Result<Option<Entry>, Error> {
+    /// Reads one entry; `None` if it is not there.
+    ///
+    /// # Errors
+    /// As [`JobLog::read`].
+    pub(crate) async fn read_entry(&self, sequence: u64) -> Result<Option<Entry>, Error> {
         let path = self.path(sequence);
         let bytes = match self.disk.read(&path).await {
             Ok(bytes) => bytes,
@@ -146,10 +153,18 @@ impl JobLog {
         let found = self.read_entry(sequence).await?;
         if found.is_some() {
             // There, but perhaps not yet for good: the error may have come between the two.
-            let synced = self.disk.sync_dir(&self.dir).await;
-            synced.map_err(|error| layout::io_error("sync", &self.dir, error))?;
+            self.sync().await?;
         }
         Ok(found)
+    }
+
+    /// Makes the entries that are there, and the absence of others, survive a crash.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Storage`].
+    pub(crate) async fn sync(&self) -> Result<(), Error> {
+        let synced = self.disk.sync_dir(&self.dir).await;
+        synced.map_err(|error| layout::io_error("sync the job log", &self.dir, error))
     }
 
     /// Removes entries for good. The caller knows that it may.
@@ -162,8 +177,7 @@ impl JobLog {
             let removed = self.disk.remove(&path).await;
             removed.map_err(|error| layout::io_error("remove the job log's entry", &path, error))?;
         }
-        let synced = self.disk.sync_dir(&self.dir).await;
-        synced.map_err(|error| layout::io_error("sync", &self.dir, error))
+        self.sync().await
     }
 }
 

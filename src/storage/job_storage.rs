@@ -3,7 +3,7 @@
 use super::job_folder::JobFolder;
 use super::job_log::{Appended, JobLog};
 use super::layout;
-use super::log_view::{Claim, Entry, LOOKS, LogView};
+use super::log_view::{Claim, Completed, Entry, LOOKS, LogView};
 use super::options::Storage;
 use super::owned_job::OwnedJob;
 use crate::error::{Error, ErrorKind};
@@ -65,10 +65,38 @@ impl JobStorage {
         self.try_open(take_over).await.map_err(|error| error.job(&self.folder.job))
     }
 
+    /// Deletes what the end of a finished job should have deleted and could not: all checkpoints but, if `keep_last`, the newest. No
+    /// process will write there any more, so none needs to own the job for it. Fine if nothing is left.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open). Call it again, or leave the rest to the next start. A job that is not finished is left alone:
+    /// [`ErrorKind::Internal`].
+    pub async fn tidy_finished(&self, keep_last: bool) -> Result<(), Error> {
+        self.try_tidy_finished(keep_last).await.map_err(|error| error.job(&self.folder.job))
+    }
+
+    async fn try_tidy_finished(&self, keep_last: bool) -> Result<(), Error> {
+        let view = self.read_log().await?;
+        if view.finished().is_none() {
+            return Err(Error::new(ErrorKind::Internal, "a job was to be tidied that is not finished"));
+        }
+        let kept = view.latest().filter(|_| keep_last);
+        let old = view.completed().filter(|entry| Some(*entry) != kept);
+        let old = old.filter_map(|entry| view.sequence_of(entry.checkpoint));
+        let sequences: Vec<u64> = old.chain(view.removable()).collect();
+        if !sequences.is_empty() {
+            self.log.remove(&sequences).await?;
+        }
+        // The lock of the process that finished it stays: where nothing is left over, nothing is changed.
+        let lock = view.owner().map(|(owner, claim)| layout::lock(owner, claim.nonce));
+        let keep = kept.and_then(Completed::folder).into_iter().chain(lock).collect();
+        self.folder.remove_leftovers(Generation(view.last()), &keep).await
+    }
+
     async fn try_open(&self, take_over: bool) -> Result<Opened, Error> {
         self.folder.check_no_file_in_the_way().await?;
         for _ in 0..TRIES {
-            let view = self.log.read().await?;
+            let view = self.read_log().await?;
             if let Some(finished) = view.finished() {
                 return Ok(Opened::Finished { checkpoint: finished.checkpoint });
             }
@@ -87,6 +115,16 @@ impl JobStorage {
         Err(Error::new(ErrorKind::Busy, message).at(self.log.dir()))
     }
 
+    /// Reads the log, and makes what it says survive a crash before anything is built on it: a process may have been killed when an
+    /// entry had its name, but not yet for good.
+    async fn read_log(&self) -> Result<LogView, Error> {
+        let view = self.log.read().await?;
+        if view.last() > 0 {
+            self.log.sync().await?;
+        }
+        Ok(view)
+    }
+
     /// Claims the job at the end of the log; `None` if that was not the end any more.
     async fn claim(&self, mut view: LogView, take_over: bool) -> Result<Option<OwnedJob>, Error> {
         let generation = Generation(view.next());
@@ -101,10 +139,11 @@ impl JobStorage {
         let name = layout::lock(generation, nonce);
         // Before the claim, so that whoever reads the claim also finds the lock.
         let Some(lock) = self.folder.lock(&name).await? else { return Err(self.folder.busy(&name).await) };
-        let claimed = self.append_claim(&mut view, generation, nonce).await;
+        let claim = Claim { process: std::process::id(), nonce };
+        let claimed = self.append_claim(&mut view, generation, claim).await;
         if let Ok(true) = claimed {
             let (folder, log) = (self.folder.clone(), self.log.clone());
-            return Ok(Some(OwnedJob::new(folder, log, generation, view, lock)));
+            return Ok(Some(OwnedJob::new(folder, log, generation, claim, view, lock)));
         }
         drop(lock);
         let _ = self.folder.remove_lock(&name).await; // if that fails the next sweep does it
@@ -116,9 +155,9 @@ impl JobStorage {
         &self,
         view: &mut LogView,
         generation: Generation,
-        nonce: u64,
+        claim: Claim,
     ) -> Result<bool, Error> {
-        let claim = Entry::Claim(Claim { process: std::process::id(), nonce });
+        let claim = Entry::Claim(claim);
         match self.log.append(generation.0, &claim).await {
             Appended::Done => {}
             Appended::Taken(_) => return Ok(false),

@@ -34,6 +34,9 @@ pub(crate) fn check_job_name(job: &JobName) -> Result<(), Error> {
         format!("it contains {found:?}")
     } else if name.starts_with(['.', ' ']) || name.ends_with(['.', ' ']) {
         "it begins or ends with a dot or a space".to_owned()
+    } else if parse_checkpoint_dir(name).is_some() || parse_lock(name).is_some() {
+        // A job around this one would sweep its folder away.
+        "it looks like a file that belongs to a job".to_owned()
     } else {
         return Ok(());
     };
@@ -107,14 +110,25 @@ pub(crate) fn resolve(folder: &Path, file: &str) -> Result<PathBuf, Error> {
     Ok(folder.join(file))
 }
 
-/// An I/O error at `path`, told apart by what to do about it.
+/// An I/O error at `path`, with what to do about it.
 pub(crate) fn io_error(what: &str, path: &Path, error: io::Error) -> Error {
-    if error.kind() == io::ErrorKind::NotADirectory {
-        let message =
-            "there is a file where the storage needs a folder: move it away, or choose another folder";
-        return Error::new(ErrorKind::Configuration, message).at(path).because(error);
-    }
-    Error::io(what, path, error)
+    use io::ErrorKind as Io;
+    let (kind, advice) = match error.kind() {
+        Io::NotADirectory => (
+            ErrorKind::Configuration,
+            "there is a file where a folder is needed: move it away, or choose another folder",
+        ),
+        Io::InvalidFilename => {
+            (ErrorKind::Configuration, "the file system does not take such a name: choose a shorter one")
+        }
+        Io::StorageFull | Io::QuotaExceeded => (ErrorKind::Storage, "make room on the disk"),
+        Io::PermissionDenied | Io::ReadOnlyFilesystem => {
+            (ErrorKind::Storage, "give this process the right to it, or choose another folder")
+        }
+        Io::NotFound => (ErrorKind::Storage, "its folder is gone: what removed it while the job runs?"),
+        _ => (ErrorKind::Storage, "check the drive and the network"),
+    };
+    Error::new(kind, format!("cannot {what}: {advice}")).at(path).because(error)
 }
 
 #[cfg(test)]
@@ -154,11 +168,14 @@ mod tests {
 
     #[test]
     fn a_job_name_must_be_a_plain_folder_name() {
-        for good in ["averages", "my job", "a.b", "ein-Überblick", "-"] {
+        for good in ["averages", "my job", "a.b", "ein-Überblick", "-", "log", "chk-3", "lock-3"] {
             check_job_name(&good.into()).unwrap();
         }
         let long = "x".repeat(201);
-        for bad in ["", ".", "..", ".hidden", "a/b", "a\\b", "C:", "a\nb", "end.", " a", &long] {
+        let ours = [checkpoint_dir(CheckpointId(3), Generation(1)), lock(Generation(3), 7)];
+        for bad in
+            ["", ".", "..", ".hidden", "a/b", "a\\b", "C:", "a\nb", "end.", " a", &long, &ours[0], &ours[1]]
+        {
             let error = check_job_name(&bad.into()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Configuration, "{bad}");
         }

@@ -235,6 +235,10 @@ fn create_dir(dir: &Path) -> io::Result<()> {
     match fs::create_dir(dir) {
         // Another was faster.
         Err(error) if error.kind() == ErrorKind::AlreadyExists && dir.is_dir() => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let why = format!("{} is a link to nowhere", dir.display());
+            return Err(io::Error::new(ErrorKind::NotADirectory, why));
+        }
         result => result?,
     }
     sync_dir(parent(dir))

@@ -82,6 +82,14 @@ pub(crate) struct Cleared {
     pub(crate) last: CheckpointId,
 }
 
+impl Completed {
+    /// The folder of the checkpoint: the first part of its manifest's path.
+    #[must_use]
+    pub(crate) fn folder(&self) -> Option<String> {
+        self.manifest.split_once('/').map(|(folder, _)| folder.to_owned())
+    }
+}
+
 impl Entry {
     /// The process that wrote it; `None` for a claim, whose number says it.
     #[must_use]
@@ -190,6 +198,12 @@ impl LogView {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The number of the last entry, 0 if there is none.
+    #[must_use]
+    pub(crate) fn last(&self) -> u64 {
+        self.tail
     }
 
     /// The number of the next entry.

@@ -6,13 +6,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Files and folders in memory. Clones share them. Runs on any executor and never waits.
+///
+/// It has a clock of its own for when files were [modified](Disk::modified): the n-th change of a content on this disk happened
+/// n nanoseconds after 1970. So a changed file is told from what it was, and runs repeat exactly.
 #[derive(Clone, Default)]
 pub struct MemoryDisk {
     nodes: Arc<Mutex<BTreeMap<PathBuf, Node>>>,
+    clock: Arc<AtomicI64>,
 }
 
 #[derive(Clone)]
@@ -25,6 +29,7 @@ enum Node {
 #[derive(Debug, Default)]
 struct Content {
     bytes: Mutex<Vec<u8>>,
+    modified: AtomicI64,
     locked: AtomicBool,
 }
 
@@ -46,6 +51,11 @@ impl MemoryDisk {
 
     fn file(&self, path: &Path) -> io::Result<Arc<Content>> {
         find(&self.nodes(), path)
+    }
+
+    /// The time of one more change.
+    fn tick(&self) -> i64 {
+        self.clock.fetch_add(1, Ordering::SeqCst) + 1
     }
 }
 
@@ -109,6 +119,10 @@ impl Disk for MemoryDisk {
         Ok(self.file(path).ok().map(|content| open(&content.bytes).len() as u64))
     }
 
+    async fn modified(&self, path: &Path) -> io::Result<Option<i64>> {
+        Ok(self.file(path).ok().map(|content| content.modified.load(Ordering::SeqCst)))
+    }
+
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let nodes = self.nodes();
         if let Some(Node::File(_)) = nodes.get(dir) {
@@ -134,13 +148,14 @@ impl Disk for MemoryDisk {
     }
 
     async fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let content = Arc::default();
+        let content = Arc::new(Content { modified: self.tick().into(), ..Content::default() });
         insert(&mut self.nodes(), path, Arc::clone(&content))?;
-        Ok(Box::new(MemoryFile(content)))
+        Ok(Box::new(MemoryFile { content, disk: self.clone() }))
     }
 
     async fn publish(&self, path: &Path, content: Vec<u8>) -> io::Result<()> {
-        let content = Content { bytes: Mutex::new(content), ..Content::default() };
+        let (bytes, modified) = (Mutex::new(content), self.tick().into());
+        let content = Content { bytes, modified, ..Content::default() };
         insert(&mut self.nodes(), path, Arc::new(content))
     }
 
@@ -196,12 +211,16 @@ impl Disk for MemoryDisk {
 
 /// A file being written.
 #[derive(Debug)]
-struct MemoryFile(Arc<Content>);
+struct MemoryFile {
+    content: Arc<Content>,
+    disk: MemoryDisk,
+}
 
 #[async_trait]
 impl DiskFile for MemoryFile {
     async fn write(&mut self, bytes: Vec<u8>) -> io::Result<()> {
-        open(&self.0.bytes).extend_from_slice(&bytes);
+        open(&self.content.bytes).extend_from_slice(&bytes);
+        self.content.modified.store(self.disk.tick(), Ordering::SeqCst);
         Ok(())
     }
 

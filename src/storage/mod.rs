@@ -8,6 +8,8 @@ mod job_folder;
 mod job_log;
 mod job_storage;
 mod layout;
+#[cfg(test)]
+mod leftovers;
 mod local;
 mod log_view;
 mod memory;
@@ -18,9 +20,9 @@ mod state_file;
 mod test_support;
 
 pub use disk::{Disk, DiskFile, DiskLock, SharedDisk, TEMP_PREFIX};
-pub use fault::{Fault, FaultyDisk};
+pub use fault::{Fault, FaultyDisk, Injection, Operation, Traced};
 pub use job_storage::{JobStorage, Opened};
-pub(crate) use layout::check_job_name;
+pub(crate) use layout::{check_job_name, io_error};
 pub use local::LocalDisk;
 pub(crate) use local::blocking;
 pub use memory::MemoryDisk;

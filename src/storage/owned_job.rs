@@ -1,10 +1,12 @@
 //! The storage of a job in the hands of the process that owns it.
 
-use super::disk::{DiskLock, TEMP_PREFIX};
+mod ownership;
+
+use super::disk::DiskLock;
 use super::job_folder::JobFolder;
 use super::job_log::{Appended, JobLog};
 use super::layout;
-use super::log_view::{Cleared, Completed, Entry, Finished, LogFault, LogView};
+use super::log_view::{Claim, Cleared, Completed, Entry, Finished, LogFault, LogView};
 use super::state_file::{self, StateFileWriter};
 use crate::checkpoint::metadata::{Manifest, Segment};
 use crate::error::{Error, ErrorKind};
@@ -25,6 +27,7 @@ struct Inner {
     folder: JobFolder,
     log: JobLog,
     generation: Generation,
+    claim: Claim,
     state: Mutex<State>,
     /// Held by whatever decides or deletes, so that these come one after the other.
     turn: tokio::sync::Mutex<()>,
@@ -40,7 +43,8 @@ struct State {
     in_doubt: BTreeSet<CheckpointId>,
     /// Folders that are to be removed.
     garbage: BTreeSet<String>,
-    fenced: bool,
+    /// Why this process must not write any more: another one owns the job, or its folder is gone.
+    stopped: Option<Error>,
 }
 
 /// Why a decision is not in the log, or perhaps not.
@@ -55,6 +59,11 @@ pub enum CompleteError {
 }
 
 impl CompleteError {
+    /// It is not in the log, for this reason.
+    fn of(error: Error) -> Self {
+        if error.kind() == ErrorKind::Fenced { Self::Fenced(error) } else { Self::Failed(error) }
+    }
+
     /// The error inside.
     #[must_use]
     pub fn into_error(self) -> Error {
@@ -80,6 +89,7 @@ impl OwnedJob {
         folder: JobFolder,
         log: JobLog,
         generation: Generation,
+        claim: Claim,
         view: LogView,
         lock: DiskLock,
     ) -> Self {
@@ -88,10 +98,10 @@ impl OwnedJob {
             own: BTreeSet::from([generation.0]),
             in_doubt: BTreeSet::new(),
             garbage: BTreeSet::new(),
-            fenced: false,
+            stopped: None,
         };
         let turn = tokio::sync::Mutex::new(());
-        let inner = Inner { folder, log, generation, state: Mutex::new(state), turn, _lock: lock };
+        let inner = Inner { folder, log, generation, claim, state: Mutex::new(state), turn, _lock: lock };
         Self { inner: Arc::new(inner) }
     }
 
@@ -126,18 +136,20 @@ impl OwnedJob {
     pub async fn latest_manifest(&self) -> Result<Option<Manifest>, Error> {
         self.read_back().await?;
         let latest = self.state().view.latest().cloned();
-        match latest {
-            Some(entry) => self.inner.folder.read_manifest(&entry).await.map(Some).map_err(|e| self.named(e)),
-            None => Ok(None),
+        let Some(entry) = latest else { return Ok(None) };
+        match self.inner.folder.read_manifest(&entry).await {
+            Ok(manifest) => Ok(Some(manifest)),
+            Err(error) => Err(self.explain(self.named(error)).await),
         }
     }
 
     /// Makes the folder of a checkpoint that begins.
     ///
     /// # Errors
-    /// [`ErrorKind::Storage`], [`ErrorKind::Fenced`].
+    /// [`ErrorKind::Storage`], [`ErrorKind::Fenced`]; [`ErrorKind::Corrupt`] if the job's folder was removed meanwhile.
     pub async fn create_location(&self, id: CheckpointId) -> Result<(), Error> {
-        self.check_not_fenced()?;
+        self.check_not_stopped()?;
+        self.check_claim().await.map_err(|error| error.checkpoint(id))?;
         let path = self.inner.folder.path().join(self.dir_of(id));
         let created = self.inner.folder.disk.create_dir(&path).await;
         created.map_err(|e| self.named(layout::io_error("create the folder", &path, e)).checkpoint(id))
@@ -169,10 +181,15 @@ impl OwnedJob {
     /// See [`CompleteError`]. Earlier checkpoints are untouched whatever happens.
     pub async fn complete(&self, manifest: &Manifest) -> Result<u64, CompleteError> {
         let _turn = self.inner.turn.lock().await;
-        self.check_not_fenced().map_err(CompleteError::Fenced)?;
+        self.check_not_stopped().map_err(CompleteError::of)?;
         let id = manifest.checkpoint;
-        let written = self.write_manifest(manifest).await;
-        let (crc, len) = written.map_err(|e| CompleteError::Failed(self.named(e).checkpoint(id)))?;
+        let (crc, len) = match self.write_manifest(manifest).await {
+            Ok(written) => written,
+            Err(error) => {
+                let error = self.named(error).checkpoint(id);
+                return Err(CompleteError::of(self.explain_in_turn(error).await));
+            }
+        };
         let entry = Completed {
             generation: self.inner.generation,
             checkpoint: id,
@@ -217,7 +234,7 @@ impl OwnedJob {
             }
         }
         let dir = folder.path().join(self.dir_of(manifest.checkpoint));
-        folder.disk.sync_dir(&dir).await.map_err(|error| layout::io_error("sync", &dir, error))?;
+        folder.disk.sync_dir(&dir).await.map_err(|error| layout::io_error("sync the folder", &dir, error))?;
         Ok((crc, len))
     }
 
@@ -230,6 +247,7 @@ impl OwnedJob {
                 state.view.check(state.view.next(), &entry).map_err(|fault| self.contradiction(&fault))?;
                 (state.view.next(), entry)
             };
+            self.check_claim().await.map_err(CompleteError::of)?;
             match self.inner.log.append(sequence, &entry).await {
                 Appended::Done => {
                     self.record(sequence, entry)?;
@@ -250,7 +268,13 @@ impl OwnedJob {
     /// Finds out what became of a decision of unknown outcome, and whether another process has claimed the job.
     async fn read_back(&self) -> Result<(), Error> {
         let _turn = self.inner.turn.lock().await;
-        self.check_not_fenced()?;
+        self.read_back_in_turn().await
+    }
+
+    /// See [`read_back`](Self::read_back). The caller has the turn.
+    async fn read_back_in_turn(&self) -> Result<(), Error> {
+        self.check_not_stopped()?;
+        self.check_claim().await?;
         let sequence = self.state().view.next();
         match self.inner.log.read_back(sequence).await.map_err(|error| self.named(error))? {
             None => {}
@@ -268,12 +292,11 @@ impl OwnedJob {
         let path = self.inner.log.path(sequence);
         let named = |kind, message| self.named(Error::new(kind, message).at(&path));
         if let Entry::Claim(claim) = found {
-            self.state().fenced = true;
             let message = format!(
                 "generation {sequence} (pid {}) took this job over from generation {}: this process must stop",
                 claim.process, self.inner.generation
             );
-            return CompleteError::Fenced(named(ErrorKind::Fenced, message));
+            return CompleteError::Fenced(self.stop(named(ErrorKind::Fenced, message)));
         }
         let message = format!("another process wrote to the job log without a claim: {found:?}");
         CompleteError::Failed(named(ErrorKind::Corrupt, message))
@@ -306,7 +329,7 @@ impl OwnedJob {
     /// [`ErrorKind::Storage`]: the rest is deleted by a later call of this or [`retire`](Self::retire), or by the next process.
     pub async fn discard(&self, id: CheckpointId) -> Result<(), Error> {
         let _turn = self.inner.turn.lock().await;
-        self.check_not_fenced()?;
+        self.check_not_stopped()?;
         {
             let mut state = self.state();
             if state.view.completed().any(|e| e.checkpoint == id && e.generation == self.inner.generation) {
@@ -330,7 +353,7 @@ impl OwnedJob {
     /// still in [`retained`](Self::retained), call this again later.
     pub async fn retire(&self, id: CheckpointId) -> Result<(), Error> {
         let _turn = self.inner.turn.lock().await;
-        self.check_not_fenced()?;
+        self.check_not_stopped()?;
         let (sequences, folders): (Vec<u64>, Vec<String>) = {
             let state = self.state();
             if state.view.latest().is_some_and(|latest| latest.checkpoint == id) {
@@ -340,7 +363,7 @@ impl OwnedJob {
             let old = || state.view.completed().filter(|entry| entry.checkpoint <= id);
             (
                 old().filter_map(|entry| state.view.sequence_of(entry.checkpoint)).collect(),
-                old().filter_map(folder_of).collect(),
+                old().filter_map(Completed::folder).collect(),
             )
         };
         if !sequences.is_empty() {
@@ -361,7 +384,7 @@ impl OwnedJob {
             self.retire(*newest).await?;
         }
         let _turn = self.inner.turn.lock().await;
-        self.check_not_fenced()?;
+        self.check_not_stopped()?;
         if self.state().in_doubt.is_empty() { self.remove_leftovers().await } else { Ok(()) }
     }
 
@@ -405,7 +428,7 @@ impl OwnedJob {
     /// See [`CompleteError`].
     pub async fn finish(&self) -> Result<(), CompleteError> {
         let _turn = self.inner.turn.lock().await;
-        self.check_not_fenced().map_err(CompleteError::Fenced)?;
+        self.check_not_stopped().map_err(CompleteError::of)?;
         let generation = self.inner.generation;
         self.append(|view| {
             let checkpoint = view.latest().map(|entry| entry.checkpoint);
@@ -422,7 +445,7 @@ impl OwnedJob {
     /// the next process.
     pub async fn delete_all_checkpoints(&self) -> Result<(), CompleteError> {
         let _turn = self.inner.turn.lock().await;
-        self.check_not_fenced().map_err(CompleteError::Fenced)?;
+        self.check_not_stopped().map_err(CompleteError::of)?;
         let may_be_empty = self.state().in_doubt.is_empty();
         let generation = self.inner.generation;
         self.append(|view| {
@@ -443,35 +466,18 @@ impl OwnedJob {
         }
     }
 
-    /// Removes everything up to this generation that nobody needs: folders that no retained checkpoint names, entries of
-    /// the log that are true no more, locks and temporary files of dead processes. Never what is newer or not known. The
-    /// caller has the turn.
+    /// Removes everything up to this generation that nobody needs: entries of the log that are true no more, and what they named.
+    /// The caller has the turn.
     async fn remove_leftovers(&self) -> Result<(), Error> {
-        let Inner { folder, log, generation, .. } = &*self.inner;
+        let Inner { folder, generation, .. } = &*self.inner;
         let (removable, keep): (Vec<u64>, BTreeSet<String>) = {
             let state = self.state();
-            (state.view.removable().collect(), state.view.completed().filter_map(folder_of).collect())
+            (state.view.removable().collect(), state.view.completed().filter_map(Completed::folder).collect())
         };
         if !removable.is_empty() {
             self.remove_entries(&removable).await?;
         }
-        for name in folder.list(&folder.path()).await? {
-            if let Some((_, of)) = layout::parse_checkpoint_dir(&name) {
-                if of <= *generation && !keep.contains(&name) {
-                    folder.remove_dir(&name).await?;
-                }
-            } else if layout::parse_lock(&name).is_some_and(|(of, _)| of <= *generation) {
-                folder.remove_lock(&name).await?; // not ours, which is held
-            }
-        }
-        for name in folder.list(log.dir()).await? {
-            if name.starts_with(TEMP_PREFIX) {
-                let path = log.dir().join(name);
-                let removed = folder.disk.remove(&path).await;
-                removed.map_err(|error| layout::io_error("remove", &path, error))?;
-            }
-        }
-        Ok(())
+        folder.remove_leftovers(*generation, &keep).await.map_err(|error| self.named(error))
     }
 
     fn dir_of(&self, id: CheckpointId) -> String {
@@ -481,19 +487,6 @@ impl OwnedJob {
     fn named(&self, error: Error) -> Error {
         error.job(&self.inner.folder.job)
     }
-
-    fn check_not_fenced(&self) -> Result<(), Error> {
-        if self.state().fenced {
-            let message = "another process took this job over: this process must stop";
-            return Err(self.named(Error::new(ErrorKind::Fenced, message)));
-        }
-        Ok(())
-    }
-}
-
-/// The folder of a completed checkpoint: the first part of its manifest's path.
-fn folder_of(entry: &Completed) -> Option<String> {
-    entry.manifest.split_once('/').map(|(folder, _)| folder.to_owned())
 }
 
 #[cfg(test)]

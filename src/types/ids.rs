@@ -74,6 +74,14 @@ number! {
     ChainId(u32)
 }
 number! {
+    /// Position of an edge (from chains to a chain) in the plan.
+    EdgeId(u32)
+}
+number! {
+    /// Which of a chain's inputs, from 0: an operator that takes records of several types has one for each. Several edges may lead to one.
+    Port(u32)
+}
+number! {
     /// Which of the parallel instances of a chain, from 0.
     SubtaskIndex(u32)
 }

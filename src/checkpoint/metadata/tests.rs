@@ -67,6 +67,15 @@ fn its_segments_are_those_of_all_states() {
     assert_eq!(offsets, [16, 26]);
 }
 
+/// Variants may be added at the end, and only there: numbers are what is stored.
+#[test]
+fn the_stored_form_of_a_distribution_does_not_change() {
+    for (distribution, byte) in [(Distribution::Split, 0), (Distribution::Broadcast, 1)] {
+        assert_eq!(postcard::to_allocvec(&distribution).unwrap(), [byte]);
+        assert_eq!(postcard::from_bytes::<Distribution>(&[byte]).unwrap(), distribution);
+    }
+}
+
 #[test]
 fn no_truncation_is_taken_for_a_manifest() {
     let bytes = sample().encode().unwrap();

@@ -9,6 +9,12 @@ use std::marker::PhantomData;
 pub trait Encode<T>: Clone + Send + Sync + 'static {
     /// Appends a record to the buffer. An error fails the subtask; what was appended before it is taken back.
     fn encode(&self, record: &T, out: &mut Vec<u8>) -> Result;
+
+    /// As [`encode`](Self::encode), for the first record of a file: for formats in which a file begins with something, such as a header.
+    /// The default is `encode`.
+    fn encode_first(&self, record: &T, out: &mut Vec<u8>) -> Result {
+        self.encode(record, out)
+    }
 }
 
 /// Each record a line, by its [`Display`] and with `\n` at its end.

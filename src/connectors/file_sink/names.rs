@@ -53,6 +53,12 @@ impl Names {
         format!(".{}{PENDING}", self.stem(part))
     }
 
+    /// Bytes of the longest name there will be, as long as numbers are no longer than they are padded to.
+    pub(super) fn longest(&self, suffix: &str) -> usize {
+        let first = Part { generation: 0, attempt: 0, subtask: 0, sequence: 0 };
+        self.visible(first, suffix).len().max(self.pending(first).len())
+    }
+
     /// The numbers are padded so that order by name is order by number: for 10^8 runs of the process and of the dataflow, 10^5 subtasks,
     /// and 10^10 checkpoints (63 years of one every 200 ms).
     fn stem(&self, part: Part) -> String {

@@ -1,26 +1,63 @@
 //! A job in miniature on a disk that dies: two subtasks, checkpoints kept apart from the disk.
 
 use super::*;
-use crate::connectors::test_disk::{Crash, Death, TestDisk, context, recovery, run_context};
+use crate::connectors::test_support::{Files, context, recovery, run_context};
 use crate::error::BoxError;
 use crate::operator::SinkWriter;
-use crate::types::OperatorId;
+use crate::storage::{Fault, FaultyDisk, Injection, MemoryDisk, Operation};
+use crate::types::{Clock, OperatorId};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 const RECORDS: u64 = 23;
 
+/// A disk that dies, and what is on it.
+#[derive(Clone)]
+struct TestDisk {
+    faulty: FaultyDisk,
+    files: MemoryDisk,
+}
+
+impl TestDisk {
+    fn new() -> Self {
+        let files = MemoryDisk::new();
+        Self { faulty: FaultyDisk::new(Arc::new(files.clone())).traced(), files }
+    }
+
+    /// Dies at the `nth` operation from now, reading included, from 1.
+    fn die_at(&self, nth: u64, death: Fault) {
+        self.faulty.inject(Injection::of(death).on_everything().at(nth).then_die());
+    }
+
+    /// A new process; if power was lost before, what that leaves.
+    async fn restart(&self, lost: Option<Fault>) {
+        self.faulty.restart();
+        if let Some(way) = lost {
+            self.faulty.lose_power(way).await.unwrap();
+        }
+    }
+}
+
+const DEATHS: [Fault; 3] = [Fault::NoEffect, Fault::Torn, Fault::TookEffect];
+
+/// The process, or the machine with what was not synced, or with a part of it.
+fn crashes(seed: u64) -> [Option<Fault>; 5] {
+    let lost = [Fault::PowerLoss, Fault::ContentsLost, Fault::NamesLost, Fault::SomeLost(seed)];
+    [None, Some(lost[0]), Some(lost[1]), Some(lost[2]), Some(lost[3])]
+}
+
 fn sink(disk: &TestDisk) -> FileSink {
-    FileSink::at("out").disk(Arc::new(disk.clone())).buffer_size(6)
+    FileSink::at("out").disk(Arc::new(disk.faulty.clone())).buffer_size(6)
 }
 
 fn visible(disk: &TestDisk) -> BTreeMap<String, String> {
-    disk.files("out").into_iter().filter(|(name, _)| !name.starts_with(['.', '_'])).collect()
+    disk.files.files("out").into_iter().filter(|(name, _)| !name.starts_with(['.', '_'])).collect()
 }
 
 fn hidden(disk: &TestDisk) -> usize {
-    disk.files("out").len() - visible(disk).len()
+    disk.files.files("out").len() - visible(disk).len()
 }
 
 /// The records in the visible files, by subtask and in the order of names.
@@ -106,18 +143,18 @@ fn assert_no_surplus(disk: &TestDisk, completed: &Checkpoint, what: &dyn fmt::De
 #[tokio::test]
 async fn output_is_exact_after_a_crash_at_any_disk_operation() {
     let mut points = 0;
-    for death in [Death::Before, Death::Half, Death::After] {
-        for crash in [Crash::Kill, Crash::PowerLoss] {
-            for operation in 0.. {
-                let disk = TestDisk::default();
+    'deaths: for death in DEATHS {
+        for operation in 1.. {
+            for crash in crashes(operation) {
+                let disk = TestDisk::new();
                 let mut completed = Checkpoint::default();
                 disk.die_at(operation, death);
                 let first = run(&disk, (1, 0), &mut completed).await;
-                if !disk.is_dead() {
+                if !disk.faulty.is_dead() {
                     first.unwrap();
-                    break;
+                    continue 'deaths;
                 }
-                disk.restart(crash);
+                disk.restart(crash).await;
                 let point = (death, crash, operation);
                 assert_no_surplus(&disk, &completed, &point);
                 // A new process, or the same one with a new attempt.
@@ -129,29 +166,29 @@ async fn output_is_exact_after_a_crash_at_any_disk_operation() {
             }
         }
     }
-    assert!(points > 300, "only {points} crash points");
+    assert!(points > 750, "only {points} crash points");
 }
 
 #[tokio::test]
 async fn output_is_exact_after_a_second_crash_at_any_operation_of_the_recovery() {
     let mut points = 0;
-    for death in [Death::Before, Death::Half, Death::After] {
-        for crash in [Crash::Kill, Crash::PowerLoss] {
-            // Somewhere in the second of the four checkpoints.
-            for operation in 20..50 {
-                for second in 0.. {
-                    let disk = TestDisk::default();
+    for death in DEATHS {
+        // Somewhere in the second of the four checkpoints.
+        for operation in 20..50 {
+            for crash in [None, Some(Fault::PowerLoss), Some(Fault::SomeLost(operation))] {
+                for second in 1.. {
+                    let disk = TestDisk::new();
                     let mut completed = Checkpoint::default();
                     disk.die_at(operation, death);
                     run(&disk, (1, 0), &mut completed).await.unwrap_err();
-                    disk.restart(crash);
+                    disk.restart(crash).await;
                     disk.die_at(second, death);
                     let recovered = recover(&sink(&disk), completed.commits.clone(), (2, 0)).await;
-                    if !disk.is_dead() {
+                    if !disk.faulty.is_dead() {
                         recovered.unwrap();
                         break;
                     }
-                    disk.restart(crash);
+                    disk.restart(crash).await;
                     let point = (death, crash, operation, second);
                     assert_no_surplus(&disk, &completed, &point);
                     run(&disk, (3, 0), &mut completed)
@@ -169,7 +206,7 @@ async fn output_is_exact_after_a_second_crash_at_any_operation_of_the_recovery()
 
 #[tokio::test]
 async fn nothing_shows_before_its_commit_and_no_file_is_empty() {
-    let disk = TestDisk::default();
+    let disk = TestDisk::new();
     let sink = sink(&disk).suffix(".tsv");
     recover(&sink, Vec::new(), (1, 0)).await.unwrap();
     let mut writer = writer(&sink, &context(0));
@@ -187,21 +224,23 @@ async fn nothing_shows_before_its_commit_and_no_file_is_empty() {
         ("part-op-00000001-00000000-00000-0000000000.tsv", "1\n2\n3\n4\n"),
         ("part-op-00000001-00000000-00000-0000000001.tsv", "5\n6\n7\n"),
     ];
-    assert!(disk.files("out").iter().map(|(name, content)| (name.as_str(), content.as_str())).eq(expected));
+    assert!(
+        disk.files.files("out").iter().map(|(name, content)| (name.as_str(), content.as_str())).eq(expected)
+    );
 }
 
 #[tokio::test]
 async fn a_buffer_that_is_not_full_costs_no_disk_operation() {
-    let disk = TestDisk::default();
+    let disk = TestDisk::new();
     let sink = sink(&disk).buffer_size(100);
     recover(&sink, Vec::new(), (1, 0)).await.unwrap();
     let mut writer = writer(&sink, &context(0));
-    let before = disk.operations();
+    let before = disk.faulty.trace().len();
     write(&mut writer, [1, 2, 3]).await.unwrap();
-    assert_eq!(disk.operations(), before);
+    assert_eq!(disk.faulty.trace().len(), before);
     write(&mut writer, 0..50).await.unwrap();
     // Created, and written once.
-    assert_eq!(disk.operations(), before + 2);
+    assert_eq!(disk.faulty.trace().len(), before + 2);
 }
 
 /// Two prepared files of subtask 0.
@@ -219,7 +258,7 @@ async fn two_prepared(disk: &TestDisk) -> Vec<FileCommit> {
 
 #[tokio::test]
 async fn s10_3_commits_are_idempotent_whole_or_in_part() {
-    let disk = TestDisk::default();
+    let disk = TestDisk::new();
     let commits = two_prepared(&disk).await;
     commit(&sink(&disk), commits[..1].to_vec()).await.unwrap();
     for _ in 0..3 {
@@ -231,21 +270,21 @@ async fn s10_3_commits_are_idempotent_whole_or_in_part() {
 
 #[tokio::test]
 async fn a_repeated_commit_syncs_the_folder_again() {
-    let disk = TestDisk::default();
+    let disk = TestDisk::new();
     let commits = two_prepared(&disk).await;
     // Renamed, but not synced.
-    disk.die_at(4, Death::Before);
+    disk.faulty.inject(Injection::of(Fault::NoEffect).on([Operation::SyncDir]).at(1).then_die());
     commit(&sink(&disk), commits.clone()).await.unwrap_err();
-    disk.restart(Crash::Kill);
+    disk.restart(None).await;
     assert_eq!(visible(&disk).len(), 2);
     commit(&sink(&disk), commits).await.unwrap();
-    disk.restart(Crash::PowerLoss);
+    disk.restart(Some(Fault::PowerLoss)).await;
     assert_eq!(visible(&disk).len(), 2);
 }
 
 #[tokio::test]
 async fn s10_1_recovery_commits_in_order_and_then_sweeps() {
-    let disk = TestDisk::default();
+    let disk = TestDisk::new();
     let commits = two_prepared(&disk).await;
     recover(&sink(&disk), commits[..1].to_vec(), (2, 0)).await.unwrap();
     assert_eq!(output(&disk)["00000"], [10, 11]);
@@ -258,34 +297,34 @@ fn text(result: Result) -> String {
 
 #[tokio::test]
 async fn a_commit_that_cannot_be_made_is_an_error_that_names_it() {
-    let disk = TestDisk::default();
+    let disk = TestDisk::new();
     let commits = two_prepared(&disk).await;
     let pending = format!("out/{}", commits[0].pending);
     let target = format!("out/{}", commits[0].target);
 
-    disk.delete(&pending);
+    disk.files.delete(&pending);
     let gone = text(commit(&sink(&disk), commits.clone()).await);
     assert!(gone.contains(&commits[0].pending) && gone.contains(&commits[0].target), "{gone}");
     assert!(gone.contains("is gone") && visible(&disk).is_empty(), "{gone}");
 
-    disk.put(&pending, b"10\n1", 0);
+    disk.files.put(&pending, b"10\n1");
     let short = text(commit(&sink(&disk), commits.clone()).await);
     assert!(short.contains("has 4 bytes, its checkpoint says 6"), "{short}");
 
-    disk.put(&pending, b"10\n11\n", 0);
-    disk.put(&target, b"other", 0);
+    disk.files.put(&pending, b"10\n11\n");
+    disk.files.put(&target, b"other");
     let occupied = text(commit(&sink(&disk), commits.clone()).await);
     assert!(occupied.contains(&target) && occupied.contains("5 bytes is there"), "{occupied}");
-    assert_eq!(disk.files("out").len(), 3, "something was destroyed");
+    assert_eq!(disk.files.files("out").len(), 3, "something was destroyed");
 
-    disk.delete(&target);
+    disk.files.delete(&target);
     commit(&sink(&disk), commits).await.unwrap();
 }
 
 /// The older process is alive, but another has taken the job over.
 #[tokio::test]
 async fn a_fenced_process_destroys_and_shows_nothing_of_the_newer_one() {
-    let disk = TestDisk::default();
+    let disk = TestDisk::new();
     let sink = sink(&disk);
     let committed = two_prepared(&disk).await;
     let mut old = writer(&sink, &run_context(1, 0, 1));
@@ -315,50 +354,55 @@ async fn a_fenced_process_destroys_and_shows_nothing_of_the_newer_one() {
     assert_eq!((visible(&disk).len(), hidden(&disk)), (3, 0));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn two_processes_may_commit_the_same_at_the_same_time() {
-    for head_start in 0..10 {
-        let disk = TestDisk::default();
-        let commits = two_prepared(&disk).await;
-        // Each takes its turns, the second one some turns later.
-        disk.take_turns();
-        let late = async {
-            for _ in 0..head_start {
-                tokio::task::yield_now().await;
-            }
-            commit(&sink(&disk), commits.clone()).await
-        };
-        let sink = sink(&disk);
-        let (first, second) = futures::future::join(commit(&sink, commits.clone()), late).await;
-        first.and(second).unwrap_or_else(|error| panic!("head start {head_start}: {error}"));
-        assert_eq!(output(&disk)["00000"], [10, 11, 12, 13]);
-        assert_eq!(hidden(&disk), 0);
+    // Each takes its time for each step, and for the two of a rename; the second one begins some time later.
+    let step = Duration::from_secs(2);
+    for slow in [Fault::Slow(step), Fault::InTwoSteps(step)] {
+        for head_start in 0..20 {
+            let disk = TestDisk::new();
+            let commits = two_prepared(&disk).await;
+            let process = || {
+                let slow = Injection::of(slow).on_everything();
+                let disk = FaultyDisk::new(Arc::new(disk.files.clone())).failing(slow);
+                FileSink::at("out").disk(Arc::new(disk))
+            };
+            let late = async {
+                Clock::start().sleep(Duration::from_secs(head_start)).await;
+                commit(&process(), commits.clone()).await
+            };
+            let early = process();
+            let (first, second) = futures::future::join(commit(&early, commits.clone()), late).await;
+            first.and(second).unwrap_or_else(|error| panic!("{slow:?}, head start {head_start}: {error}"));
+            assert_eq!(output(&disk)["00000"], [10, 11, 12, 13]);
+            assert_eq!(hidden(&disk), 0);
+        }
     }
 }
 
 #[tokio::test]
 async fn output_of_another_history_is_refused_before_anything_changes() {
-    let disk = TestDisk::default();
+    let disk = TestDisk::new();
     let commits = two_prepared(&disk).await;
     commit(&sink(&disk), commits[..1].to_vec()).await.unwrap();
-    let before = disk.files("out");
+    let before = disk.files.files("out");
     // The checkpoints were removed: generations begin at 1 again.
     let refused = text(recover(&sink(&disk), Vec::new(), (1, 0)).await);
     assert!(refused.contains("generation 1 attempt 0") && refused.contains("empty folder"), "{refused}");
-    assert_eq!(disk.files("out"), before);
+    assert_eq!(disk.files.files("out"), before);
     // A visible file or a hidden one is enough.
-    disk.delete(&format!("out/{}", commits[1].pending));
+    disk.files.delete(&format!("out/{}", commits[1].pending));
     let refused = text(recover(&sink(&disk), Vec::new(), (1, 0)).await);
     assert!(refused.contains(&commits[0].target), "{refused}");
-    disk.delete(&format!("out/{}", commits[0].target));
-    disk.put(&format!("out/{}", commits[1].pending), b"x", 0);
+    disk.files.delete(&format!("out/{}", commits[0].target));
+    disk.files.put(&format!("out/{}", commits[1].pending), b"x");
     let refused = text(recover(&sink(&disk), Vec::new(), (1, 0)).await);
     assert!(refused.contains(&commits[1].pending), "{refused}");
 }
 
 #[tokio::test]
 async fn without_checkpointing_the_folder_must_hold_no_output() {
-    let disk = TestDisk::default();
+    let disk = TestDisk::new();
     let sink = sink(&disk);
     let off = |attempt| RecoveryContext { checkpointing: false, ..recovery(0, attempt) };
     let start = |attempt| {
@@ -388,17 +432,17 @@ async fn without_checkpointing_the_folder_must_hold_no_output() {
 
 #[tokio::test]
 async fn sinks_with_other_uids_and_other_files_in_the_folder_are_left_alone() {
-    let disk = TestDisk::default();
+    let disk = TestDisk::new();
     let sink = sink(&disk);
-    disk.put("out/.hidden", b"x", 0);
-    disk.put("out/readme", b"x", 0);
+    disk.files.put("out/.hidden", b"x");
+    disk.files.put("out/readme", b"x");
     let other: OperatorId = "op-00000001".into();
     let context = SubtaskContext { operator: other.clone(), ..context(0) };
     let mut writer = writer(&sink, &context);
     write(&mut writer, [1, 2, 3]).await.unwrap();
     let commits = prepare(&mut writer).await.unwrap();
     recover(&sink, Vec::new(), (2, 0)).await.unwrap();
-    assert_eq!(disk.files("out").len(), 3);
+    assert_eq!(disk.files.files("out").len(), 3);
     let recovery = RecoveryContext { operator: other, ..recovery(2, 0) };
     Sink::<u64>::recover(&sink, commits, &recovery).await.unwrap();
     assert_eq!((visible(&disk).len(), hidden(&disk)), (2, 1));
@@ -406,7 +450,7 @@ async fn sinks_with_other_uids_and_other_files_in_the_folder_are_left_alone() {
 
 #[tokio::test]
 async fn a_second_job_in_the_same_folder_is_refused() {
-    let disk = TestDisk::default();
+    let disk = TestDisk::new();
     let sink = sink(&disk);
     recover(&sink, Vec::new(), (1, 0)).await.unwrap();
     let (mut one, mut two) = (writer(&sink, &context(0)), writer(&sink, &context(0)));
@@ -417,13 +461,13 @@ async fn a_second_job_in_the_same_folder_is_refused() {
 
 #[tokio::test]
 async fn a_failed_flush_spoils_the_file_for_good() {
-    let disk = TestDisk::default();
+    let disk = TestDisk::new();
     let sink = sink(&disk);
     recover(&sink, Vec::new(), (1, 0)).await.unwrap();
     let mut writer = writer(&sink, &context(0));
-    disk.die_at(1, Death::Half);
+    disk.die_at(2, Fault::Torn);
     write(&mut writer, [1, 2, 3]).await.unwrap_err();
-    disk.restart(Crash::Kill);
+    disk.restart(None).await;
     writer.write(4_u64).unwrap();
     assert!(SinkWriter::<u64>::prepare(&mut writer).is_err());
     assert!(SinkWriter::<u64>::prepare(&mut writer).is_err());
@@ -438,7 +482,7 @@ async fn records_are_encoded_as_asked_and_a_failing_one_leaves_no_trace() {
             if self.0 % 2 == 1 { Ok(()) } else { Err(fmt::Error) }
         }
     }
-    let disk = TestDisk::default();
+    let disk = TestDisk::new();
     let sink = sink(&disk);
     recover(&sink, Vec::new(), (1, 0)).await.unwrap();
     let mut lines = Sink::<Odd>::writer(&sink, &context(0)).unwrap();
@@ -460,12 +504,12 @@ async fn records_are_encoded_as_asked_and_a_failing_one_leaves_no_trace() {
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused_at_the_start() {
     let kind = |error: BoxError| error.downcast_ref::<Error>().map(Error::kind);
-    let disk = TestDisk::default();
+    let disk = TestDisk::new();
     for suffix in ["tsv", "./x", ".a\\b"] {
         let error = recover(&sink(&disk).suffix(suffix), Vec::new(), (1, 0)).await.unwrap_err();
         assert_eq!(kind(error), Some(ErrorKind::Configuration), "{suffix}");
     }
-    disk.put("out", b"a file", 0);
+    disk.files.put("out", b"a file");
     let error = recover(&sink(&disk), Vec::new(), (1, 0)).await.unwrap_err();
     assert_eq!(kind(error), Some(ErrorKind::Configuration));
 }

@@ -4,7 +4,7 @@ use super::names::{Names, Part};
 use super::{Encode, FileCommit, FileSink, Folder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::operator::{BoxFuture, SinkWriter};
-use crate::storage::DiskFile;
+use crate::storage::{DiskFile, io_error};
 use std::io;
 
 /// Writes one subtask's files of a [`FileSink`].
@@ -19,6 +19,8 @@ pub struct FileWriter<E> {
     buffer: Vec<u8>,
     /// What begins at the last barrier.
     part: Part,
+    /// Whether it has a record.
+    begun: bool,
     open: Open,
 }
 
@@ -51,6 +53,7 @@ impl<E> FileWriter<E> {
             encoder: sink.encoder.clone(),
             buffer: Vec::new(),
             part: first,
+            begun: false,
             open: Open::No,
         }
     }
@@ -69,9 +72,14 @@ impl<T: 'static, E: Encode<T>> SinkWriter<T> for FileWriter<E> {
 
     fn write(&mut self, record: T) -> Result {
         let len = self.buffer.len();
-        let encoded = self.encoder.encode(&record, &mut self.buffer);
-        if encoded.is_err() {
-            self.buffer.truncate(len);
+        let encoded = if self.begun {
+            self.encoder.encode(&record, &mut self.buffer)
+        } else {
+            self.encoder.encode_first(&record, &mut self.buffer)
+        };
+        match &encoded {
+            Ok(()) => self.begun = true,
+            Err(_) => self.buffer.truncate(len),
         }
         encoded
     }
@@ -111,6 +119,7 @@ impl<T: 'static, E: Encode<T>> SinkWriter<T> for FileWriter<E> {
         };
         let (folder, commit) = (self.folder.clone(), self.commit());
         self.part.sequence += 1;
+        self.begun = false;
         Ok(Box::pin(async move {
             let opened = match open {
                 Some(file) => file,
@@ -128,11 +137,11 @@ impl OpenFile {
         let file = folder.disk.create(&path).await.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Error::new(
                 ErrorKind::Configuration,
-                "an output file of this very run is there already: another job writes to the same folder with the same uid. \
-                 Give each job its own folder",
+                "an output file of this very run is there already. Another job writes to the same folder with the same uid: give \
+                 each job its own folder. Or the storage repeated a request whose answer it had lost: then start the job again",
             )
             .at(&path),
-            _ => Error::io("create an output file", &path, error),
+            _ => io_error("create an output file", &path, error),
         })?;
         Ok(Self { file, commit })
     }
@@ -142,7 +151,7 @@ impl OpenFile {
             self.commit.bytes += bytes.len() as u64;
             let written = self.file.write(bytes).await;
             written.map_err(|error| {
-                Error::io("write an output file", &folder.path.join(&self.commit.pending), error)
+                io_error("write an output file", &folder.path.join(&self.commit.pending), error)
             })?;
         }
         Ok(self)
@@ -152,7 +161,7 @@ impl OpenFile {
     async fn sync(mut self, folder: &Folder) -> Result<FileCommit> {
         let synced = self.file.sync().await;
         synced.map_err(|error| {
-            Error::io("sync an output file", &folder.path.join(&self.commit.pending), error)
+            io_error("sync an output file", &folder.path.join(&self.commit.pending), error)
         })?;
         folder.sync().await?;
         Ok(self.commit)

@@ -84,6 +84,17 @@ impl TextSplit {
         self.file
     }
 
+    /// As it was before anything was read of it.
+    pub(super) fn rewound(&self) -> Self {
+        Self { position: self.start, finished: false, ..self.clone() }
+    }
+
+    /// Whether it is all of its file.
+    #[cfg(feature = "csv")]
+    pub(in crate::connectors) fn is_whole_file(&self) -> bool {
+        self.start == 0 && self.end == self.file.length
+    }
+
     pub(super) fn advance(&mut self, position: u64) {
         self.position = position;
     }

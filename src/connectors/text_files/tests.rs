@@ -1,7 +1,8 @@
-use super::lines::Lines;
+use super::rows::Rows;
 use super::*;
-use crate::connectors::test_disk::{TestDisk, context};
+use crate::connectors::test_support::{Files, context};
 use crate::operator::SourceReader;
+use crate::storage::{FaultyDisk, MemoryDisk};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
@@ -9,26 +10,29 @@ use std::future::Future;
 use std::io::Write;
 use std::sync::Arc;
 
-fn source(disk: &TestDisk, paths: &[&str]) -> TextFiles {
+fn source(disk: &MemoryDisk, paths: &[&str]) -> TextFiles {
     TextFiles::new(paths).disk(Arc::new(disk.clone()))
 }
 
-fn disk(files: &[(&str, &[u8])]) -> TestDisk {
-    let disk = TestDisk::default();
+pub(in crate::connectors) fn disk(files: &[(&str, &[u8])]) -> MemoryDisk {
+    let disk = MemoryDisk::new();
     for (path, content) in files {
-        disk.put(path, content, 7);
+        disk.put(path, content);
     }
     disk
 }
 
-fn gzip(text: &[u8]) -> Vec<u8> {
+pub(in crate::connectors) fn gzip(text: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(text).unwrap();
     encoder.finish().unwrap()
 }
 
-/// As many lines as there are, at most.
-async fn take(reader: &mut TextReader, most: usize) -> Result<Vec<String>> {
+/// As many records as there are, at most.
+pub(in crate::connectors) async fn take<R: SourceReader>(
+    reader: &mut R,
+    most: usize,
+) -> Result<Vec<R::Record>> {
     let mut lines = Vec::new();
     while lines.len() < most {
         match reader.next()? {
@@ -45,8 +49,12 @@ async fn read(source: &TextFiles) -> Result<Vec<String>> {
     take(&mut source.reader(splits, &context(0))?, usize::MAX).await
 }
 
-/// The lines, of one run up to a snapshot and of a second one that is restored from it.
-async fn read_with_restart(source: &TextFiles, before: usize, parallelism: u32) -> Result<Vec<String>> {
+/// The records, of one run up to a snapshot and of a second one that is restored from it.
+pub(in crate::connectors) async fn read_with_restart<S: Source<Split = TextSplit>>(
+    source: &S,
+    before: usize,
+    parallelism: u32,
+) -> Result<Vec<S::Record>> {
     let splits = source.splits(None).await?;
     let mut first = source.reader(splits, &context(0))?;
     let mut lines = take(&mut first, before).await?;
@@ -61,12 +69,12 @@ async fn read_with_restart(source: &TextFiles, before: usize, parallelism: u32) 
     Ok(lines)
 }
 
-fn wait<F: Future>(future: F) -> F::Output {
+pub(in crate::connectors) fn wait<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
-async fn refused(source: &TextFiles, restored: Option<Vec<TextSplit>>) -> String {
-    source.splits(restored).await.unwrap_err().to_string()
+pub(in crate::connectors) async fn refused<S: Source>(source: &S, restored: Option<Vec<S::Split>>) -> String {
+    source.splits(restored).await.err().unwrap().to_string()
 }
 
 fn text() -> impl Strategy<Value = String> {
@@ -101,14 +109,14 @@ proptest! {
         before in 0_usize..60,
         parallelism in 1_u32..5,
     ) {
-        let disk = TestDisk::default();
+        let disk = MemoryDisk::new();
         let mut expected = Vec::new();
         let mut paths = Vec::new();
         for (i, text) in texts.iter().enumerate() {
             let compressed = i == 1;
             let path = if compressed { format!("{i}.GZ") } else { format!("{i}.txt") };
             let content = if compressed { gzip(text.as_bytes()) } else { text.clone().into_bytes() };
-            disk.put(&path, &content, 0);
+            disk.put(&path, &content);
             expected.extend(text.lines());
             paths.push(path);
         }
@@ -121,11 +129,12 @@ proptest! {
 
     #[test]
     fn pieces_of_any_size_give_the_lines_of_the_text(text in text(), sizes in prop::collection::vec(1_usize..9, 1..9)) {
-        let mut lines = Lines::from_line(0, u64::MAX);
+        let mut lines = Rows::from_row(Lines, 0, u64::MAX);
         let (mut given, mut pushed) = (Vec::new(), 0);
         for size in sizes.iter().cycle() {
-            while let Some(line) = lines.next().unwrap() {
-                given.push(line);
+            while lines.has_row() {
+                given.push(lines.decode().unwrap());
+                lines.advance();
             }
             let piece = text.as_bytes()[pushed..].iter().take(*size).copied().collect::<Vec<_>>();
             pushed += piece.len();
@@ -135,8 +144,9 @@ proptest! {
             }
         }
         lines.complete();
-        while let Some(line) = lines.next().unwrap() {
-            given.push(line);
+        while lines.has_row() {
+            given.push(lines.decode().unwrap());
+            lines.advance();
         }
         prop_assert!(lines.exhausted());
         prop_assert_eq!(given, text.lines().collect::<Vec<_>>());
@@ -161,11 +171,11 @@ async fn lines_longer_than_chunk_and_split_come_whole() {
 #[tokio::test]
 async fn little_is_read_twice() {
     let text = "a line of text\n".repeat(400_000);
-    let disk = disk(&[("a.txt", text.as_bytes())]);
-    let before = disk.operations();
-    assert_eq!(read(&source(&disk, &["a.txt"])).await.unwrap().len(), 400_000);
+    let disk = FaultyDisk::new(Arc::new(disk(&[("a.txt", text.as_bytes())]))).traced();
+    let source = TextFiles::new(["a.txt"]).disk(Arc::new(disk.clone()));
+    assert_eq!(read(&source).await.unwrap().len(), 400_000);
     // 6 MB in chunks of 256 KiB, and for each of two splits two looks at the file and one read beyond the end.
-    let operations = disk.operations() - before;
+    let operations = disk.trace().len();
     assert!(operations < 24 + 3 + 2 * 4, "{operations} operations");
 }
 
@@ -175,7 +185,7 @@ async fn empty_files_have_no_lines_and_are_remembered() {
     let source = source(&disk, &["a.txt", "b.txt", "c.gz"]);
     assert_eq!(read_with_restart(&source, 0, 3).await.unwrap(), [""]);
     let splits = source.splits(None).await.unwrap();
-    disk.put("a.txt", b"no longer empty", 7);
+    disk.put("a.txt", b"no longer empty");
     let error = refused(&source, Some(splits)).await;
     assert!(error.contains("a.txt") && error.contains("expected 0 bytes"), "{error}");
     assert!(read(&TextFiles::new(Vec::<PathBuf>::new())).await.unwrap().is_empty());
@@ -211,16 +221,43 @@ async fn damaged_compressed_files_are_named() {
 }
 
 #[tokio::test]
-async fn text_that_is_not_utf8_is_named_with_its_byte() {
-    let text = b"fine\n\xc3\xbc and \xff\nfine\n";
+async fn text_that_is_not_utf8_is_named_with_its_line_and_byte() {
+    let text = b"fine\n\nfine\n\xc3\xbc and \xff\nfine\n";
     let disk = disk(&[("a.txt", text), ("b.gz", &gzip(text))]);
     for split_size in [1, 3, 100] {
-        let plain = source(&disk, &["a.txt"]).split_size(split_size);
-        let error = read(&plain).await.unwrap_err().to_string();
-        assert!(error.contains("not UTF-8 at byte 12") && error.contains("a.txt"), "{error}");
+        let plain = source(&disk, &["a.txt"]).split_size(split_size).chunk(4);
+        for before in 0..3 {
+            let error = read_with_restart(&plain, before, 1).await.unwrap_err().to_string();
+            let complete = error.contains("line 4 of an input file is not UTF-8 at its byte 8");
+            assert!(complete && error.contains("path a.txt"), "{error}");
+        }
     }
-    let error = read(&source(&disk, &["b.gz"])).await.unwrap_err().to_string();
-    assert!(error.contains("byte 12 of the decompressed text") && error.contains("b.gz"), "{error}");
+    for before in 0..3 {
+        let error = read_with_restart(&source(&disk, &["b.gz"]), before, 1).await.unwrap_err().to_string();
+        assert!(error.contains("line 4 ") && error.contains("path b.gz"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_folder_stands_for_the_visible_files_in_it() {
+    let disk = disk(&[
+        ("in/b", b"3\n"),
+        ("in/a", b"1\n2\n"),
+        ("in/.part", b"no\n"),
+        ("in/_tmp", b"no\n"),
+        ("x", b"no"),
+    ]);
+    let source = TextFiles::in_folder("in").disk(Arc::new(disk.clone()));
+    assert_eq!(read_with_restart(&source, 1, 1).await.unwrap(), ["1", "2", "3"]);
+    let splits = source.splits(None).await.unwrap();
+    disk.put("in/c", b"4\n");
+    let error = refused(&source, Some(splits)).await;
+    assert!(error.contains("path in/c") && error.contains("leave it out"), "{error}");
+    for empty in ["out", "no-such-folder"] {
+        disk.put("out/.hidden", b"");
+        let error = refused(&TextFiles::in_folder(empty).disk(Arc::new(disk.clone())), None).await;
+        assert!(error.contains(&format!("path {empty}")) && error.contains("no file"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -238,11 +275,11 @@ async fn what_is_no_readable_file_is_refused_at_the_start() {
 
 #[tokio::test]
 async fn a_changed_file_is_refused_at_a_restart_and_when_a_split_is_opened() {
-    type Change = fn(&TestDisk);
+    type Change = fn(&MemoryDisk);
     let changes: [(&str, Change); 4] = [
-        ("found 3 bytes", |disk| disk.put("b", b"1\n2", 7)),
-        ("found 5 bytes", |disk| disk.put("b", b"1\n2\n3", 7)),
-        ("last modified 8 ns", |disk| disk.put("b", b"9\n8\n", 8)),
+        ("found 3 bytes", |disk| disk.put("b", b"1\n2")),
+        ("found 5 bytes", |disk| disk.put("b", b"1\n2\n3")),
+        ("found 4 bytes last modified 3 ns", |disk| disk.put("b", b"9\n8\n")),
         ("found no file", |disk| disk.delete("b")),
     ];
     for (found, change) in changes {
@@ -255,7 +292,7 @@ async fn a_changed_file_is_refused_at_a_restart_and_when_a_split_is_opened() {
         let opened = take(&mut reader, 1).await.unwrap_err().to_string();
         let restarted = refused(&source, Some(splits)).await;
         for error in [opened, restarted] {
-            let complete = ["path b", "expected 4 bytes last modified 7 ns", found, "start a new job"];
+            let complete = ["path b", "expected 4 bytes last modified 2 ns", found, "start a new job"];
             assert!(complete.iter().all(|part| error.contains(part)), "{found}: {error}");
         }
     }
@@ -267,7 +304,7 @@ async fn a_file_cut_short_while_it_is_read_is_named() {
     let source = source(&disk, &["a"]);
     let mut reader = source.reader(source.splits(None).await.unwrap(), &context(0)).unwrap();
     take(&mut reader, 1).await.unwrap();
-    disk.put("a", b"0123456789\n", 7);
+    disk.put("a", b"0123456789\n");
     let error = take(&mut reader, usize::MAX).await.unwrap_err().to_string();
     assert!(error.contains("path a") && error.contains("changed while it was read"), "{error}");
 }

@@ -95,6 +95,35 @@ fn s15_6_states_without_content_are_not_in_the_snapshot() {
     assert!(store(RestoredOperator::default()).freeze().unwrap().is_empty());
 }
 
+#[test]
+fn a_broadcast_state_is_stored_whole_and_comes_back_declared_or_not() {
+    let filled = |pairs: &[(u32, &str)]| {
+        let mut ctx = Fake::<u64>::new();
+        let rules = ctx.store.broadcast::<u32, String>("rules").unwrap();
+        for (rule, text) in pairs {
+            rules.insert(&mut ctx, *rule, (*text).to_owned());
+        }
+        restored(ctx.store.freeze().unwrap())
+    };
+    let some = filled(&[(1, "a"), (2, "b"), (3, "c")]);
+    assert_eq!(some.lists[0].distribution, Distribution::Broadcast);
+    assert_eq!(some, filled(&[(3, "c"), (1, "x"), (2, "b"), (1, "a")]), "equal maps are equal files");
+    let mut kept = store(some.clone());
+    assert_eq!(restored(kept.freeze().unwrap()), some);
+    let mut ctx = Fake::<u64>::restored(some.clone());
+    let rules = ctx.store.broadcast::<u32, String>("rules").unwrap();
+    assert_eq!((rules.len(&ctx), rules.get(&ctx, &2)), (3, Some("b".to_owned())));
+    assert_eq!(restored(ctx.store.freeze().unwrap()), some);
+    // Without content it is a copy, too: else the subtask would be given that of another one.
+    assert_eq!(filled(&[]).lists.len(), 1);
+    let stored = "broadcast of `str` by key `u32`";
+    refused(store(some.clone()).split_list::<u32>("rules"), ErrorKind::Program, &["`rules`", stored]);
+    refused(store(some.clone()).broadcast::<u64, String>("rules"), ErrorKind::Program, &["`rules`", stored]);
+    let mut damaged = some;
+    damaged.lists[0].elements[2] = vec![200];
+    refused(store(damaged).broadcast::<u32, String>("rules"), ErrorKind::Corrupt, &["element 2", "`rules`"]);
+}
+
 fn refused<T: fmt::Debug>(result: Result<T, Error>, kind: ErrorKind, parts: &[&str]) {
     let error = result.unwrap_err();
     assert_eq!(error.kind(), kind, "{error}");

@@ -190,6 +190,26 @@ async fn a_lock_has_one_holder_at_a_time_and_a_note() {
     }
 }
 
+#[tokio::test]
+async fn a_changed_file_is_told_from_what_it_was() {
+    for place in places().await {
+        let path = place.path("file");
+        assert_eq!(place.disk.modified(&path).await.unwrap(), None);
+        place.put("file", "a").await.unwrap();
+        let first = place.disk.modified(&path).await.unwrap().unwrap();
+        assert_eq!(place.disk.modified(&path).await.unwrap(), Some(first));
+        // As fast as that the clock of a real disk may not have gone on.
+        if place._temp.is_none() {
+            place.disk.remove(&path).await.unwrap();
+            let mut file = place.disk.create(&path).await.unwrap();
+            let second = place.disk.modified(&path).await.unwrap().unwrap();
+            file.write(b"b".to_vec()).await.unwrap();
+            let third = place.disk.modified(&path).await.unwrap().unwrap();
+            assert!(first < second && second < third, "{first} {second} {third}");
+        }
+    }
+}
+
 #[test]
 fn the_memory_disk_needs_no_runtime() {
     let disk = MemoryDisk::new();

@@ -256,7 +256,7 @@ fn on(job: OwnedJob, disk: SharedDisk) -> OwnedJob {
     let state = inner.state.into_inner().unwrap();
     let folder = JobFolder { disk: Arc::clone(&disk), ..inner.folder };
     let log = JobLog::new(disk, folder.log_dir());
-    let job = OwnedJob::new(folder, log, inner.generation, LogView::default(), inner._lock);
+    let job = OwnedJob::new(folder, log, inner.generation, inner.claim, LogView::default(), inner._lock);
     *job.state() = state;
     job
 }

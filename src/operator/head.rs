@@ -1,0 +1,60 @@
+//! The head of a chain that begins with an operator.
+
+use super::parts::Parts;
+use super::stage::{FAILED, in_operator};
+use super::{Chain, Control, Core, Inputs, Operator, Push, Read};
+use crate::channel::{AnyBatch, Flow};
+use crate::error::Result;
+use crate::types::{OperatorId, Port};
+use std::task::Context as TaskContext;
+
+/// An operator, fed by batches through one or several inputs, in front of the rest of its chain.
+pub struct OperatorHead<O: Operator, L, D> {
+    inputs: L,
+    parts: Parts<O, D>,
+}
+
+impl<O: Operator, L, D: Push<O::Out>> OperatorHead<O, L, D> {
+    /// A head of `operator`, whose `finish` is not called if `finished`.
+    pub fn new(id: OperatorId, operator: O, core: Core<O::Out>, inputs: L, down: D, finished: bool) -> Self {
+        Self { inputs, parts: Parts::new(id, operator, core, down, finished) }
+    }
+}
+
+impl<O, L, D> Chain for OperatorHead<O, L, D>
+where
+    O: Operator,
+    L: Inputs<O>,
+    D: Push<O::Out>,
+{
+    fn on_batch(&mut self, port: Port, batch: &mut AnyBatch) -> Result<Flow> {
+        // A clone per batch: the guard must outlive the borrow of the operator.
+        let id = self.parts.id.clone();
+        let Self { inputs, parts } = self;
+        parts.core.taken += batch.len() as u64;
+        let flow = in_operator(&id, FAILED, || inputs.take(port, batch, parts))?;
+        parts.core.taken -= batch.len() as u64; // the rest comes again
+        parts.maintain();
+        Ok(flow)
+    }
+
+    fn read(&mut self, _: &mut TaskContext<'_>, _: usize) -> Result<Read> {
+        Ok(Read::Waiting)
+    }
+
+    fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow> {
+        self.parts.resume(task)
+    }
+
+    fn finish(&mut self) -> Result<Flow> {
+        self.parts.finish()
+    }
+
+    fn tend(&mut self, task: &mut TaskContext<'_>) -> Result<bool> {
+        self.parts.tend(task)
+    }
+
+    fn control(&mut self, control: &mut Control<'_>) -> Result {
+        self.parts.control(control)
+    }
+}
