@@ -35,11 +35,13 @@ type Record = (u64, u64);
 
 /// What arrives from outside, a receiver for each partition. A run that fails is not repeated, so nothing need be replayed.
 #[derive(Clone)]
-struct Arrivals(Arc<Vec<Mutex<Option<mpsc::UnboundedReceiver<Vec<Record>>>>>>);
+struct Arrivals(Arc<Vec<Mutex<Option<Receiver>>>>);
+
+type Receiver = mpsc::UnboundedReceiver<Vec<Record>>;
 
 struct ArrivalsReader {
     batch: std::vec::IntoIter<Record>,
-    from: Option<mpsc::UnboundedReceiver<Vec<Record>>>,
+    from: Option<Receiver>,
     partitions: Vec<u64>,
 }
 

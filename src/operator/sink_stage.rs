@@ -257,9 +257,12 @@ impl<T: 'static, S: Sink<T>> Push<T> for SinkStage<T, S> {
     fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
         let Self { id, writer, dirty, taken, .. } = self;
         let Writer::Here(writer) = writer else { return Err(lost(id)) };
-        let mut records = records.inspect(|_| *taken += 1);
+        // In a local: a count in memory would keep the compiler from making the loop free of branches.
+        let mut given = 0;
+        let mut records = records.inspect(|_| given += 1);
         // A writer that stopped early is asked again: what was given to it must not be lost.
-        while let Some(first) = records.next() {
+        let is_full = loop {
+            let Some(first) = records.next() else { break Ok(false) };
             *dirty = true;
             let is_full = in_operator(id, FAILED, || {
                 writer.write(first)?;
@@ -267,13 +270,17 @@ impl<T: 'static, S: Sink<T>> Push<T> for SinkStage<T, S> {
                     writer.write_all(&mut records)?;
                 }
                 Ok(writer.is_full())
-            })?;
-            if is_full {
-                self.flush();
-                return Ok(Flow::Full);
+            });
+            if !matches!(is_full, Ok(false)) {
+                break is_full;
             }
+        };
+        *taken += given;
+        if !is_full? {
+            return Ok(Flow::Ready);
         }
-        Ok(Flow::Ready)
+        self.flush();
+        Ok(Flow::Full)
     }
 
     fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow> {
