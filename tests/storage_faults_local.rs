@@ -1,6 +1,7 @@
 //! Folders that are shared, in the way, forbidden, full, linked, oddly named or gone: on a real disk. A clear error or the right output, never
 //! a panic or a hang.
 
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
 mod common;
@@ -135,7 +136,6 @@ async fn a_job_cannot_be_named_like_what_another_one_sweeps() {
     }
 }
 
-#[cfg(unix)]
 #[tokio::test]
 async fn one_folder_by_two_paths_is_one_folder() {
     let dir = tempfile::tempdir().unwrap();
@@ -157,7 +157,6 @@ async fn one_folder_by_two_paths_is_one_folder() {
     direct.run("local-linked").await;
 }
 
-#[cfg(unix)]
 #[tokio::test]
 async fn a_link_to_nowhere_is_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -510,7 +509,6 @@ fn child_without_rights() {
     });
 }
 
-#[cfg(unix)]
 #[test]
 fn what_a_process_may_not_do_is_named_and_harms_nothing() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -21,11 +21,10 @@ use std::path::{Path, PathBuf};
 /// A struct's fields are matched with the names in the file's first row, whatever their order; columns that `T` has no field for are left
 /// out. An empty field is `None` for an `Option`. Numbers, `bool`, `char`, strings and unit variants of enums are read from
 /// their text; for anything else use `#[serde(deserialize_with = ..)]`. With `#[serde(flatten)]` the type of a value is guessed from its
-/// text, so that a field `String` in the flattened part refuses `12`. `T` owns its data: for a struct
-/// with a `&str` the compiler says that its `Deserialize` is not general enough.
+/// text, so that a field `String` in the flattened part refuses `12`. `T` owns its data: for a struct with a `&str` the compiler says that its
+/// `Deserialize` is not general enough.
 ///
 /// ```
-/// # use std::io::Write;
 /// use serde::Deserialize;
 /// use strandline::prelude::*;
 ///
@@ -116,7 +115,6 @@ impl<T: 'static> Csv<T> {
     /// Takes rows that are no `T` as records, instead of failing at the first one.
     ///
     /// ```
-    /// # use std::sync::{Arc, Mutex};
     /// use strandline::prelude::*;
     ///
     /// # #[tokio::main(flavor = "current_thread")]

@@ -46,8 +46,8 @@ use std::path::PathBuf;
 /// passed over. `T` owns its data: for a struct with a `&str` the compiler says that its `Deserialize` is not general enough.
 ///
 /// A line that is no `T` is an error that names file, line, column and cause, and fails the job: running it again would not help. With
-/// [`keep_bad_rows`](Self::keep_bad_rows) such lines are records. The number of a bad line is counted from the beginning of the file, which costs reading the file once
-/// more where it is read by splits.
+/// [`keep_bad_rows`](Self::keep_bad_rows) such lines are records. The number of a bad line is counted from the beginning of the file: where a
+/// file is read by splits, or read on after a restart, each subtask that meets one may read the file once more for it.
 pub struct JsonLines<T> {
     files: TextFiles,
     rule: Rule<T>,

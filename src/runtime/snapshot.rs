@@ -74,7 +74,7 @@ pub(super) async fn write(
         state.lists.sort_by(|a, b| a.name.cmp(&b.name));
         operators.push((operator, state));
     }
-    file.finish().await?;
+    file.finish().await.map_err(|error| error.subtask(subtask.index).checkpoint(checkpoint))?;
     Ok(SubtaskSnapshot { operators, finished, bytes })
 }
 

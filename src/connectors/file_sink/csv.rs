@@ -24,7 +24,8 @@ impl FileSink {
     ///
     /// Fields of a record are numbers, strings, `bool`s, `char`s, `Option`s and unit variants of enums; `None` is an empty field. Fields with
     /// delimiters, quotes or line ends are quoted. A record with anything else in it, or with another number of fields than the
-    /// one before (`skip_serializing_if`), fails the job. In a tuple there may be structs, if there is [no header](FileSink::without_header): their fields follow each other.
+    /// one before (`skip_serializing_if`), fails the job. In a tuple there may be structs, whose fields then follow each other, if there is
+    /// [no header](FileSink::without_header).
     ///
     /// ```
     /// use serde::{Deserialize, Serialize};

@@ -9,8 +9,8 @@ use serde::Serialize;
 pub struct JsonEncode;
 
 impl FileSink {
-    /// Files in `folder` on the local disk, each record a line of JSON, with the suffix `.jsonl`. [`JsonLines`](crate::connectors::JsonLines) reads them
-    /// back. Cargo feature `json`, on by default.
+    /// Files in `folder` on the local disk, each record a line of JSON, with the suffix `.jsonl`.
+    /// [`JsonLines`](crate::connectors::JsonLines) reads them back. Cargo feature `json`, on by default.
     ///
     /// A float that is no number becomes `null`. A record that JSON cannot hold, such as a map whose keys are lists, fails the job.
     ///

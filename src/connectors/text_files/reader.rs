@@ -113,7 +113,7 @@ impl<D: Decoder> SourceReader for TextReader<D> {
 }
 
 /// Where in an uncompressed file a line feed was last counted to. Lines are counted only where a bad row asks for its number, and
-/// splits of a file come in order, so all that are asked for cost one more reading of the file at most.
+/// a file's splits come in order at a first start, so all that are asked for cost a subtask one more reading of the file at most.
 #[derive(Debug, Default)]
 struct LineCount {
     /// A number is waited for.
