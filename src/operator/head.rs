@@ -34,7 +34,6 @@ where
         parts.core.taken += batch.len() as u64;
         let flow = in_operator(&id, FAILED, || inputs.take(port, batch, parts))?;
         parts.core.taken -= batch.len() as u64; // the rest comes again
-        parts.maintain();
         Ok(flow)
     }
 

@@ -8,8 +8,8 @@ use crate::types::OperatorId;
 use std::fmt;
 use std::task::Context as TaskContext;
 
-/// How many entries a table may tidy up after each batch.
-const MAINTENANCE: usize = 1024;
+/// How many entries of each state are stored in a turn while a snapshot is pending: some 50 microseconds.
+const SWEEP: usize = 2048;
 
 /// An operator and everything that belongs to it.
 pub struct Parts<O: Operator, D> {
@@ -42,10 +42,6 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
         Ok(self.core.sides.drain()?.and(flow))
     }
 
-    pub(super) fn maintain(&mut self) {
-        self.core.states.maintain(MAINTENANCE);
-    }
-
     pub(super) fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow> {
         let flow = self.core.out.resume(&self.id, &mut self.down, task)?;
         Ok(self.core.sides.resume(task)?.and(flow))
@@ -62,6 +58,9 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
     }
 
     pub(super) fn tend(&mut self, task: &mut TaskContext<'_>) -> Result<bool> {
+        if self.core.states.sweep(SWEEP, task) {
+            task.waker().wake_by_ref();
+        }
         self.down.tend(task)
     }
 

@@ -1,14 +1,13 @@
 //! The asynchronous half of a subtask's snapshot: what was frozen becomes files.
 
 use crate::checkpoint::metadata::{GroupSegment, KeyedState, ListState, OperatorState, SubtaskState};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::operator::OperatorSnapshot;
-use crate::pool::panic_message;
-use crate::state::{EncodedGroup, GroupEncoder, KeyedSnapshot, ListSnapshot};
+use crate::state::{KeyedSnapshot, ListSnapshot};
 use crate::storage::{OwnedJob, StateFileWriter};
 use crate::types::{Attempt, CheckpointId, OperatorId, SubtaskId};
+use futures::future::poll_fn;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A subtask's durable part of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -82,19 +81,12 @@ async fn write_keyed(file: &mut StateFileWriter, snapshot: KeyedSnapshot) -> Res
     let KeyedSnapshot { name, schema, groups: mut encoder } = snapshot;
     file.begin_state(&name);
     let mut groups = Vec::new();
-    while let Some(group) = next_group(&mut *encoder)? {
+    while let Some(group) = poll_fn(|task| encoder.poll_next_group(task)).await? {
         let at = file.write_segment(&group.bytes).await?;
         groups.push(GroupSegment { group: group.group, entries: group.entries, at });
+        encoder.give_back(group.bytes);
     }
     Ok(KeyedState { name, schema, groups })
-}
-
-/// Calls the `Serialize` of the user's types: a panic in there is an error, which the caller can put a name to.
-fn next_group(encoder: &mut dyn GroupEncoder) -> Result<Option<EncodedGroup>, Error> {
-    catch_unwind(AssertUnwindSafe(|| encoder.next_group())).unwrap_or_else(|panic| {
-        let message = format!("a state panicked while it was encoded: {}", panic_message(&*panic));
-        Err(Error::new(ErrorKind::Failed, message))
-    })
 }
 
 async fn write_list(file: &mut StateFileWriter, snapshot: ListSnapshot) -> Result<ListState, Error> {

@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 
 /// All states of one operator in one subtask. The operator's context owns it; state handles are slots in it.
 ///
@@ -67,8 +68,9 @@ struct KeptTable {
 /// A table whose types are not known: for what happens once per batch or per checkpoint, never per record.
 trait AnyTable: Any + Send {
     fn freeze(&mut self, max_parallelism: MaxParallelism) -> Box<dyn GroupEncoder>;
-    fn maintain(&mut self, budget: usize);
+    fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool;
     fn len(&self) -> usize;
+    fn touch(&self, hashes: &[u64]);
 }
 
 impl<K: Key, V: StateValue> AnyTable for Table<K, V> {
@@ -76,12 +78,16 @@ impl<K: Key, V: StateValue> AnyTable for Table<K, V> {
         Box::new(Table::freeze(self, max_parallelism))
     }
 
-    fn maintain(&mut self, budget: usize) {
-        Table::maintain(self, budget);
+    fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool {
+        Table::sweep(self, budget, task)
     }
 
     fn len(&self) -> usize {
         Table::len(self)
+    }
+
+    fn touch(&self, hashes: &[u64]) {
+        Table::touch(self, hashes);
     }
 }
 
@@ -280,11 +286,17 @@ impl StateStore {
         Ok(StoreSnapshot { keyed, lists })
     }
 
-    /// Tidies up after snapshots that have ended: up to `budget` steps per state. Call it once per batch of records, with
-    /// about the size of the batch.
-    pub fn maintain(&mut self, budget: usize) {
-        for slot in &mut self.tables {
-            slot.table.maintain(budget);
+    /// Goes on with pending snapshots, about `budget` entries per state. Gives whether there is more to do at once; otherwise the task is
+    /// woken when there is. Call it once per turn.
+    pub fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool {
+        let swept = self.tables.iter_mut().map(|slot| slot.table.sweep(budget, task));
+        swept.fold(false, |more, table| more | table)
+    }
+
+    /// Brings near what is kept under keys with these hashes: they are used next.
+    pub(crate) fn touch(&self, hashes: &[u64]) {
+        for slot in &self.tables {
+            slot.table.touch(hashes);
         }
     }
 
@@ -481,10 +493,10 @@ struct CarriedOver {
 }
 
 impl GroupEncoder for CarriedOver {
-    fn next_group(&mut self) -> Result<Option<EncodedGroup>, Error> {
+    fn poll_next_group(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<Option<EncodedGroup>, Error>> {
         let group = self.groups.get(self.next).cloned();
         self.next += 1;
-        Ok(group)
+        Poll::Ready(Ok(group))
     }
 }
 
@@ -496,11 +508,15 @@ struct Named {
 }
 
 impl GroupEncoder for Named {
-    fn next_group(&mut self) -> Result<Option<EncodedGroup>, Error> {
-        self.groups.next_group().map_err(|error| {
+    fn poll_next_group(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Option<EncodedGroup>, Error>> {
+        self.groups.poll_next_group(task).map_err(|error| {
             let what = format!("state `{}` cannot be stored", self.state);
             Error::new(error.kind(), what).operator(&self.operator).because(error)
         })
+    }
+
+    fn give_back(&mut self, bytes: Vec<u8>) {
+        self.groups.give_back(bytes);
     }
 }
 
