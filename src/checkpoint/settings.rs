@@ -109,6 +109,13 @@ impl Checkpointing {
         self
     }
 
+    /// Fail or go on when a checkpoint fails: `true` is [`tolerable_failures(0)`](Self::tolerable_failures), the default, `false` is
+    /// `tolerable_failures(u32::MAX)` (Flink's old `setFailOnCheckpointingErrors`). Between the two is mostly better.
+    #[must_use]
+    pub fn fail_on_checkpoint_errors(self, fail: bool) -> Self {
+        self.tolerable_failures(if fail { 0 } else { u32::MAX })
+    }
+
     /// How many completed checkpoints to keep, at least 1. Default 1. More let you go back further by hand, and cost their disk
     /// space. Start with 1; with 3 where the storage is not trusted.
     #[must_use]
@@ -220,6 +227,14 @@ mod tests {
         let settings = Checkpointing::every(ms(100)).min_pause(ms(250)).max_concurrent(3);
         assert_eq!(settings.get_interval(), ms(250));
         assert!(settings.faults().is_empty());
+    }
+
+    #[test]
+    fn s4_6_fail_or_go_on_is_none_or_all_tolerated() {
+        let tolerated =
+            |fail| Checkpointing::default().fail_on_checkpoint_errors(fail).get_tolerable_failures();
+        assert_eq!((tolerated(true), tolerated(false)), (0, u32::MAX));
+        assert_eq!(Checkpointing::default().get_tolerable_failures(), 0);
     }
 
     #[test]

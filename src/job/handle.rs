@@ -80,6 +80,44 @@ impl JobHandle {
         })
     }
 
+    /// Whether periodic checkpoints are being taken: the job has an interval and runs, and nobody has
+    /// [stopped](Self::stop_periodic_checkpoints) them.
+    #[must_use]
+    pub fn is_periodic_started(&self) -> bool {
+        self.shared.is_periodic_started()
+    }
+
+    /// Takes no more periodic checkpoints until [they are started](Self::start_periodic_checkpoints): for the time in which the storage is
+    /// being looked after, say. Whatever checkpoint is under way or waits fails, one asked for by [`checkpoint`](Self::checkpoint) too, unless
+    /// it is being committed already. Those asked for afterwards are taken, and so is the final one at the end of the input. A restart of the job
+    /// after a failure does not start them; a new start of the job does.
+    ///
+    /// The price: after a failure all since the last checkpoint is done again, and two-phase sinks commit nothing meanwhile.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`] when the job has ended.
+    pub async fn stop_periodic_checkpoints(&self) -> Result<(), Error> {
+        self.schedule(false).await
+    }
+
+    /// Takes periodic checkpoints again; the first one comes after [`Checkpointing::min_pause`](crate::Checkpointing::min_pause). Does
+    /// nothing if they are being taken, or if the job has no interval.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`] when the job has ended.
+    pub async fn start_periodic_checkpoints(&self) -> Result<(), Error> {
+        self.schedule(true).await
+    }
+
+    async fn schedule(&self, run: bool) -> Result<(), Error> {
+        let (done, is_done) = oneshot::channel();
+        self.shared.command(JobCommand::Schedule { run, done });
+        is_done.await.map_err(|_| {
+            Error::new(ErrorKind::Cancelled, "the job has ended, and with it its periodic checkpoints")
+                .job(&self.name)
+        })
+    }
+
     /// Stops the job where it is and waits until all of its threads are gone. Nothing that was committed is lost; what came
     /// after the last completed checkpoint is done again when the job is started again.
     ///

@@ -71,8 +71,15 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
                 let states = in_operator(&self.id, FAILED, || Ok(self.core.states.freeze()?))?;
                 snapshots.push(OperatorSnapshot { operator: self.id.clone(), states, sink: None });
             }
-            Control::Complete(checkpoint) => self.call(|operator, _| operator.on_complete(*checkpoint))?,
-            Control::Aborted(checkpoint) => self.call(|operator, _| operator.on_aborted(*checkpoint))?,
+            // The end of the chain first, and all of them whatever one says: the first error counts.
+            Control::Complete(_) | Control::Aborted(_) => {
+                let down = self.down.control(control).and(self.core.sides.control(control));
+                return down.and(self.call(|operator, _| match control {
+                    Control::Complete(checkpoint) => operator.on_complete(*checkpoint),
+                    Control::Aborted(checkpoint) => operator.on_aborted(*checkpoint),
+                    _ => Ok(()),
+                }));
+            }
             Control::Notify => self.core.publish(),
             Control::Close => {
                 self.core.publish();

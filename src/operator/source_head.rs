@@ -166,8 +166,11 @@ impl<S: Source, D: Push<S::Record>> Chain for SourceHead<S, D> {
                 snapshots.push(OperatorSnapshot { operator: id, states, sink: None });
             }
             Control::Complete(checkpoint) => {
-                let id = self.id.clone();
-                in_operator(&id, FAILED, || self.complete(*checkpoint))?;
+                // The end of the chain first, and all of them whatever one says.
+                let (id, checkpoint) = (self.id.clone(), *checkpoint);
+                let down = self.down.control(control);
+                let own = in_operator(&id, FAILED, || self.complete(checkpoint));
+                return down.and(Ok(own?));
             }
             Control::Aborted(checkpoint) => drop(self.pending.remove(checkpoint)),
             Control::Open

@@ -134,6 +134,7 @@ impl CoordinatorActor {
         for action in actions {
             self.carry_out(action, ctx);
         }
+        self.settings.shared.set_periodic(self.rules.is_periodic_started());
         if !self.rules.is_committing() {
             for waiting in self.suspended.drain(..) {
                 let _ = waiting.send(());
@@ -218,8 +219,15 @@ impl CoordinatorActor {
                     Done::Persisted(checkpoint, bytes, result)
                 });
             }
-            // What a late acknowledgement brings lies in the folder of its checkpoint, and goes with that.
-            Action::Discard { .. } => {}
+            // It lies in the folder of its checkpoint, and that is either deleted or to be deleted once more.
+            Action::Discard { checkpoint, .. } => {
+                if !self.rules.is_known(checkpoint) {
+                    let span = self.settings.span.clone();
+                    let task =
+                        self.scope.spawn(async move { storage.discard(checkpoint).await }.instrument(span));
+                    self.then(task, ctx, move |result| Done::Retired(checkpoint, result.and_then(|r| r)));
+                }
+            }
             Action::CleanUp { checkpoint, .. } => {
                 let span = self.span_of(checkpoint);
                 self.triggered.remove(&checkpoint);
@@ -235,7 +243,9 @@ impl CoordinatorActor {
             Action::NotifyComplete { checkpoint, finished } => {
                 self.tell_all(SubtaskCommand::Complete { checkpoint, last: finished });
             }
-            Action::NotifyAborted { checkpoint, .. } => self.tell_all(SubtaskCommand::Aborted(checkpoint)),
+            Action::NotifyAborted { checkpoint, latest_completed } => {
+                self.tell_all(SubtaskCommand::Aborted { checkpoint, latest_completed });
+            }
             Action::Answer { request, result } => {
                 if let Some(answer) = self.requests.remove(&request) {
                     let result = result.map_err(|CheckpointFailure { checkpoint, reason }| {
@@ -489,6 +499,10 @@ impl Handler<CheckpointMessage> for CoordinatorActor {
                 {
                     self.feed(Event::InputEnded, ctx);
                 }
+            }
+            CheckpointMessage::Schedule { run, done } => {
+                self.feed(if run { Event::StartSchedule } else { Event::StopSchedule }, ctx);
+                let _ = done.send(());
             }
             CheckpointMessage::Request { answer } => {
                 if self.settings.storage.is_none() {

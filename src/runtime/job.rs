@@ -420,6 +420,9 @@ impl Handler<JobCommand> for JobActor {
             JobCommand::Checkpoint { answer } => {
                 self.coordinator.do_send(CheckpointMessage::Request { answer });
             }
+            JobCommand::Schedule { run, done } => {
+                self.coordinator.do_send(CheckpointMessage::Schedule { run, done });
+            }
         }
     }
 }

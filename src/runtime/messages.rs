@@ -17,7 +17,11 @@ pub(crate) enum SubtaskCommand {
     /// A checkpoint is complete; with the final one the subtask's work is done.
     Complete { checkpoint: CheckpointId, last: bool },
     /// A checkpoint was given up.
-    Aborted(CheckpointId),
+    Aborted {
+        checkpoint: CheckpointId,
+        /// For who has missed that it is complete.
+        latest_completed: Option<CheckpointId>,
+    },
     /// Stop without finishing.
     Stop,
 }
@@ -88,6 +92,8 @@ pub(crate) enum CheckpointMessage {
     InputEnded { subtask: SubtaskId, attempt: Attempt },
     /// The user asks for a checkpoint.
     Request { answer: oneshot::Sender<Result<CheckpointId, Error>> },
+    /// The user stops the schedule, or starts it again.
+    Schedule { run: bool, done: oneshot::Sender<()> },
 }
 
 /// To the coordinator and the supervisor: the job is over.
@@ -99,6 +105,7 @@ pub(crate) struct Terminate;
 pub(crate) enum JobCommand {
     Cancel,
     Checkpoint { answer: oneshot::Sender<Result<CheckpointId, Error>> },
+    Schedule { run: bool, done: oneshot::Sender<()> },
 }
 
 /// Marks messages, none of which has a result of its own: answers come by other messages or channels.

@@ -20,4 +20,5 @@ pub(crate) mod status;
 mod subtask;
 mod tracing_scope;
 mod turn;
+mod uploads;
 mod wiring;

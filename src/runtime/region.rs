@@ -182,6 +182,7 @@ impl RegionSupervisor {
                 ends: ends.remove(&id).unwrap_or_default(),
                 factory: factory.boxed(),
                 restored: restored.subtasks.remove(&id).unwrap_or_default(),
+                from: self.from,
                 has_source: chain.has_source(),
                 context,
                 storage: self.settings.storage.clone(),

@@ -8,6 +8,7 @@ use crate::types::{Attempt, CheckpointId};
 use actix::Recipient;
 use serde::{Serialize, Serializer};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
@@ -138,6 +139,8 @@ pub(crate) struct JobShared {
     /// For the first who listens: it has heard everything since the start.
     first_listener: Mutex<Option<broadcast::Receiver<JobEvent>>>,
     outcome: Mutex<Option<JobOutcome>>,
+    /// Whether periodic checkpoints are being taken.
+    periodic: AtomicBool,
     meter: JobMeter,
 }
 
@@ -150,6 +153,7 @@ impl JobShared {
             events: Mutex::new(Some(events)),
             first_listener: Mutex::new(Some(first_listener)),
             outcome: Mutex::new(None),
+            periodic: AtomicBool::new(false),
             meter,
         }
     }
@@ -176,6 +180,14 @@ impl JobShared {
 
     pub(crate) fn set_status(&self, status: JobStatus) {
         self.status.send_replace(status);
+    }
+
+    pub(super) fn set_periodic(&self, started: bool) {
+        self.periodic.store(started, Ordering::Release);
+    }
+
+    pub(crate) fn is_periodic_started(&self) -> bool {
+        self.periodic.load(Ordering::Acquire)
     }
 
     pub(super) fn meter(&self) -> &JobMeter {

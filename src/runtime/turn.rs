@@ -3,7 +3,9 @@
 use super::messages::{CheckpointMessage, SubtaskCommand};
 use super::seed::SubtaskSeed;
 use super::snapshot;
+use super::uploads::Uploads;
 use crate::channel::{AnyBatch, Barrier, Flow, GateEvent, InputGate, WakeCell};
+use crate::checkpoint::Notifications;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Activity, Stopwatch, SubtaskCounters};
 use crate::operator::{BuildContext, Chain, Control, OperatorSnapshot, Read, SubtaskContext};
@@ -104,6 +106,8 @@ pub(super) struct Subtask {
     newest: Option<CheckpointId>,
     /// Newer ones that the coordinator has given up. An older one may still be under way, and is taken.
     aborted: BTreeSet<CheckpointId>,
+    notifications: Notifications,
+    uploads: Uploads,
     stop: bool,
     slice: Slice,
     storage: Option<OwnedJob>,
@@ -123,6 +127,7 @@ impl Subtask {
             ends,
             factory,
             restored,
+            from,
             has_source,
             context,
             storage,
@@ -165,6 +170,8 @@ impl Subtask {
             triggers: VecDeque::new(),
             newest: None,
             aborted: BTreeSet::new(),
+            notifications: Notifications::new(from),
+            uploads: Uploads::default(),
             stop: false,
             slice,
             storage,
@@ -181,12 +188,19 @@ impl Subtask {
             SubtaskCommand::Stop => self.stop = true,
             SubtaskCommand::Trigger(barrier) => self.triggers.push_back(barrier),
             SubtaskCommand::Complete { checkpoint, last } => {
-                self.chain.control(&mut Control::Complete(checkpoint))?;
+                self.uploads.completed(checkpoint);
+                if self.notifications.completed(checkpoint) {
+                    self.chain.control(&mut Control::Complete(checkpoint))?;
+                }
                 if last && self.phase == Phase::Ended {
                     self.phase = Phase::Leaving;
                 }
             }
-            SubtaskCommand::Aborted(checkpoint) => {
+            SubtaskCommand::Aborted { checkpoint, latest_completed } => {
+                self.uploads.cancel(checkpoint);
+                if let Some(missed) = self.notifications.aborted(latest_completed) {
+                    self.chain.control(&mut Control::Complete(missed))?;
+                }
                 if self.newest < Some(checkpoint) {
                     self.aborted.insert(checkpoint);
                 }
@@ -381,10 +395,12 @@ impl Subtask {
             Ok(snapshot)
         };
         let span = tracing::debug_span!("snapshot", checkpoint = checkpoint.0, bytes = field::Empty);
-        let upload = self.scope.spawn(upload.instrument(span));
+        let upload = self.scope.spawn(self.uploads.begin(checkpoint, upload.instrument(span)));
         // A panic in the upload declines the checkpoint, like an error.
         drop(self.scope.spawn(async move {
-            let result = upload.await.and_then(|result: Result<_, Error>| result);
+            // Nobody waits for what was cancelled.
+            let Some(result) = upload.await.map(Result::ok).transpose() else { return };
+            let result = result.and_then(|result: Result<_, Error>| result);
             let named = |error: Error| error.operator(&name).subtask(subtask.index).checkpoint(checkpoint);
             coordinator.do_send(match result.map_err(named) {
                 Ok(snapshot) => {
