@@ -69,7 +69,7 @@
 //! | read and write | [`connectors`]; your own by [`Source`] and [`Sink`] |
 //! | set checkpoints and restarts | [`Checkpointing`], [`RestartStrategy`], [`storage`] |
 //! | watch and stop a job | [`JobHandle`], [`JobStatus`], [`JobEvent`] |
-//! | measure a job | [`JobHandle::metrics`], [`metrics`](mod@metrics) |
+//! | measure a job | [`JobHandle::metrics`], [`JobHandle::checkpoint_stats`], [`metrics`](mod@metrics) |
 //! | know what went wrong | [`Error`], [`ErrorKind`] |
 //!
 //! Panics of user code are caught and restart the job, so a program must not be built with `panic = "abort"`.

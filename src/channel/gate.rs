@@ -109,6 +109,12 @@ impl InputGate {
         GateEvent::Empty
     }
 
+    /// The barrier of the newest checkpoint that has come to any of its channels.
+    #[must_use]
+    pub fn newest_barrier(&self) -> Option<Barrier> {
+        self.barrier
+    }
+
     fn align(&mut self, event: AlignmentEvent) -> Option<GateEvent> {
         let mut result = None;
         for action in self.alignment.on(event) {

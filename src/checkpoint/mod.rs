@@ -1,6 +1,7 @@
 //! The checkpoint protocol as plain state machines and data: no I/O, no clock, no runtime.
 
 mod alignment;
+mod completed;
 mod coordinator;
 pub mod duration_text;
 pub mod envelope;
@@ -12,8 +13,10 @@ mod pending;
 mod request;
 mod retention;
 mod settings;
+mod statistics;
 
 pub use alignment::{AbortReason, Alignment, AlignmentAction, AlignmentEvent};
+pub use completed::{CompletedCheckpoint, OperatorSummary, StateSummary};
 pub use coordinator::Coordinator;
 pub use events::{Action, Event, PersistFailure};
 pub use failures::{CheckpointFailure, FailureReason};
@@ -21,3 +24,7 @@ pub use notifications::Notifications;
 pub use request::{RequestId, RequestKind};
 pub use retention::{JobEnd, deleted_at_end};
 pub use settings::{Checkpointing, Retention};
+pub use statistics::{
+    CheckpointCounts, CheckpointOutcome, CheckpointRecord, CheckpointStatistics, CheckpointSummary,
+    RestoredCheckpoint, SnapshotReport, StatisticsTracker, SubtaskRecord, Summary,
+};

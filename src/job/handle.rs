@@ -1,6 +1,7 @@
 //! How a service talks to a running job.
 
-use super::{CancelOnDrop, JobEvent, JobMetrics, JobStatus};
+use super::{CancelOnDrop, CompletedCheckpoint, JobEvent, JobMetrics, JobStatus};
+use crate::checkpoint::{CheckpointRecord, CheckpointStatistics};
 use crate::error::{Error, ErrorKind};
 use crate::operator::BoxFuture;
 use crate::runtime::messages::JobCommand;
@@ -77,6 +78,32 @@ impl JobHandle {
         result.await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Cancelled, "the job ended before the checkpoint was complete")
                 .job(&self.name))
+        })
+    }
+
+    /// What became of the job's checkpoints since it was started in this process, and how long their parts took: counts, the last ones with the
+    /// figures of each subtask, percentiles. Plain data; works at any time, also when the job has ended.
+    #[must_use]
+    pub fn checkpoint_stats(&self) -> CheckpointStatistics {
+        self.shared.statistics().statistics()
+    }
+
+    /// The checkpoints under way, oldest first, with what has been heard of each.
+    #[must_use]
+    pub fn pending(&self) -> Vec<CheckpointRecord> {
+        self.shared.statistics().in_progress()
+    }
+
+    /// The completed checkpoints that are kept, oldest first, those of earlier processes included, as their manifests describe them.
+    ///
+    /// # Errors
+    /// When a manifest cannot be read; [`ErrorKind::Cancelled`] when the job has ended.
+    pub async fn retained(&self) -> Result<Vec<CompletedCheckpoint>, Error> {
+        let (answer, retained) = oneshot::channel();
+        self.shared.command(JobCommand::Retained { answer });
+        retained.await.unwrap_or_else(|_| {
+            let message = "the job has ended: start it to ask for its checkpoints";
+            Err(Error::new(ErrorKind::Cancelled, message).job(&self.name))
         })
     }
 

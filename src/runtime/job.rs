@@ -7,7 +7,7 @@ use super::messages::{CheckpointMessage, JobCommand, RegionCommand, RegionReport
 use super::region::{RegionSettings, RegionSupervisor};
 use super::restore;
 use super::status::{JobEvent, JobOutcome, JobShared, JobStatus};
-use crate::checkpoint::{Checkpointing, JobEnd, Retention, deleted_at_end};
+use crate::checkpoint::{Checkpointing, JobEnd, Retention, StatisticsTracker, deleted_at_end};
 use crate::dataflow::{Layout, Plan};
 use crate::error::{Error, ErrorKind};
 use crate::operator::{Claim, StartContext};
@@ -49,6 +49,12 @@ impl JobSettings {
     /// What counts for the job. See [`JobMeter::new`].
     pub(crate) fn meter(&self) -> JobMeter {
         JobMeter::new(&self.name, &self.plan.layout, self.clock)
+    }
+
+    /// What keeps the job's checkpoints in mind.
+    pub(crate) fn statistics(&self) -> StatisticsTracker {
+        let history = self.checkpointing.clone().unwrap_or_default().get_history();
+        StatisticsTracker::new(history, self.plan.layout.subtasks().count())
     }
 }
 
@@ -419,6 +425,9 @@ impl Handler<JobCommand> for JobActor {
             JobCommand::Cancel => self.cancel(),
             JobCommand::Checkpoint { answer } => {
                 self.coordinator.do_send(CheckpointMessage::Request { answer });
+            }
+            JobCommand::Retained { answer } => {
+                self.coordinator.do_send(CheckpointMessage::Retained { answer });
             }
             JobCommand::Schedule { run, done } => {
                 self.coordinator.do_send(CheckpointMessage::Schedule { run, done });

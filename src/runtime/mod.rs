@@ -4,6 +4,7 @@
 //! [`RegionSupervisor`](region::RegionSupervisor) starts, watches and restarts the
 //! [`SubtaskActor`](subtask::SubtaskActor)s, one per parallel instance of a chain.
 
+mod barrier_times;
 pub(crate) mod coordinator;
 pub(crate) mod engine;
 pub(crate) mod job;

@@ -216,7 +216,11 @@ impl RegionSupervisor {
         self.starting = self.starting.saturating_sub(1);
         if self.starting == 0 && matches!(self.phase, Phase::Running) {
             let subtasks = self.live.iter().map(|(id, to)| (*id, to.clone())).collect();
-            self.coordinator.do_send(CheckpointMessage::Begin { attempt: self.attempt, subtasks });
+            self.coordinator.do_send(CheckpointMessage::Begin {
+                attempt: self.attempt,
+                from: self.from,
+                subtasks,
+            });
             self.job.do_send(RegionReport::Running { attempt: self.attempt, from: self.from });
         }
     }

@@ -1,5 +1,6 @@
 //! The asynchronous half of a subtask's snapshot: what was frozen becomes files.
 
+use crate::checkpoint::SnapshotReport;
 use crate::checkpoint::metadata::{GroupSegment, KeyedState, ListState, OperatorState, SubtaskState};
 use crate::error::Error;
 use crate::operator::OperatorSnapshot;
@@ -16,8 +17,8 @@ pub(crate) struct SubtaskSnapshot {
     pub(crate) operators: Vec<(OperatorId, SubtaskState)>,
     /// Whether the subtask had reached the end of its input.
     pub(crate) finished: bool,
-    /// Bytes written.
-    pub(crate) bytes: u64,
+    /// How it was taken.
+    pub(crate) report: SnapshotReport,
 }
 
 /// The parts of all subtasks, put together by operator: in order of uid, and within one in order of subtask.
@@ -38,7 +39,7 @@ pub(super) fn by_operator<'a>(snapshots: impl Iterator<Item = &'a SubtaskSnapsho
     operators
 }
 
-/// Writes what a subtask's operators gave at a barrier.
+/// Writes what a subtask's operators gave at a barrier. `report`: what is known of it so far.
 pub(super) async fn write(
     storage: &OwnedJob,
     checkpoint: CheckpointId,
@@ -46,10 +47,10 @@ pub(super) async fn write(
     subtask: SubtaskId,
     finished: bool,
     snapshots: Vec<OperatorSnapshot>,
+    mut report: SnapshotReport,
 ) -> Result<SubtaskSnapshot, Error> {
     let mut file = storage.state_file(checkpoint, attempt, subtask);
     let mut operators = Vec::with_capacity(snapshots.len());
-    let mut bytes = 0;
     for snapshot in snapshots {
         let OperatorSnapshot { operator, states, sink } = snapshot;
         let mut state =
@@ -57,7 +58,7 @@ pub(super) async fn write(
         let named = |error: Error| error.operator(&operator).subtask(subtask.index).checkpoint(checkpoint);
         for keyed in states.keyed {
             let keyed = write_keyed(&mut file, keyed).await.map_err(named)?;
-            bytes += keyed.groups.iter().map(|group| group.at.len).sum::<u64>();
+            report.bytes += keyed.groups.iter().map(|group| group.at.len).sum::<u64>();
             state.keyed.push(keyed);
         }
         let mut lists = states.lists;
@@ -66,7 +67,7 @@ pub(super) async fn write(
         }
         for list in lists {
             let list = write_list(&mut file, list).await.map_err(named)?;
-            bytes += list.at.as_ref().map_or(0, |at| at.len);
+            report.bytes += list.at.as_ref().map_or(0, |at| at.len);
             state.lists.push(list);
         }
         state.keyed.sort_by(|a, b| a.name.cmp(&b.name));
@@ -74,7 +75,7 @@ pub(super) async fn write(
         operators.push((operator, state));
     }
     file.finish().await.map_err(|error| error.subtask(subtask.index).checkpoint(checkpoint))?;
-    Ok(SubtaskSnapshot { operators, finished, bytes })
+    Ok(SubtaskSnapshot { operators, finished, report })
 }
 
 async fn write_keyed(file: &mut StateFileWriter, snapshot: KeyedSnapshot) -> Result<KeyedState, Error> {

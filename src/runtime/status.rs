@@ -2,14 +2,15 @@
 
 use super::job_meter::JobMeter;
 use super::messages::JobCommand;
-use super::metrics::{JobMetrics, seconds};
+use super::metrics::JobMetrics;
+use crate::checkpoint::{CompletedCheckpoint, StatisticsTracker};
 use crate::error::{Error, ErrorKind};
 use crate::types::{Attempt, CheckpointId};
 use actix::Recipient;
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 
@@ -84,19 +85,6 @@ impl Serialize for JobStatus {
     }
 }
 
-/// A checkpoint that is complete: the job can start from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct CompletedCheckpoint {
-    /// Its number.
-    pub checkpoint: CheckpointId,
-    /// Bytes written for it: state and manifest.
-    pub bytes: u64,
-    /// From trigger to commit.
-    #[serde(rename = "duration_seconds", serialize_with = "seconds")]
-    pub duration: Duration,
-}
-
 /// Something that happened to a job; see [`JobHandle::events`](crate::JobHandle::events).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -142,10 +130,11 @@ pub(crate) struct JobShared {
     /// Whether periodic checkpoints are being taken.
     periodic: AtomicBool,
     meter: JobMeter,
+    statistics: Mutex<StatisticsTracker>,
 }
 
 impl JobShared {
-    pub(crate) fn new(meter: JobMeter) -> Self {
+    pub(crate) fn new(meter: JobMeter, statistics: StatisticsTracker) -> Self {
         let (events, first_listener) = broadcast::channel(EVENTS);
         Self {
             status: watch::Sender::new(JobStatus::Starting),
@@ -155,6 +144,7 @@ impl JobShared {
             outcome: Mutex::new(None),
             periodic: AtomicBool::new(false),
             meter,
+            statistics: Mutex::new(statistics),
         }
     }
 
@@ -192,6 +182,11 @@ impl JobShared {
 
     pub(super) fn meter(&self) -> &JobMeter {
         &self.meter
+    }
+
+    /// What is known of the job's checkpoints. Held only to tell or ask it something.
+    pub(crate) fn statistics(&self) -> MutexGuard<'_, StatisticsTracker> {
+        self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn metrics(&self) -> JobMetrics {

@@ -1,5 +1,6 @@
 //! One subtask at work, as a loop that is polled: what it takes, in which order, and when it sleeps.
 
+use super::barrier_times::BarrierTimes;
 use super::messages::{CheckpointMessage, SubtaskCommand};
 use super::seed::SubtaskSeed;
 use super::snapshot;
@@ -108,6 +109,7 @@ pub(super) struct Subtask {
     aborted: BTreeSet<CheckpointId>,
     notifications: Notifications,
     uploads: Uploads,
+    barrier_times: BarrierTimes,
     stop: bool,
     slice: Slice,
     storage: Option<OwnedJob>,
@@ -172,6 +174,7 @@ impl Subtask {
             aborted: BTreeSet::new(),
             notifications: Notifications::new(from),
             uploads: Uploads::default(),
+            barrier_times: BarrierTimes::default(),
             stop: false,
             slice,
             storage,
@@ -322,7 +325,9 @@ impl Subtask {
 
     fn take_from_gate(&mut self) -> Result<bool> {
         let Some(gate) = &mut self.gate else { return Ok(false) };
-        match gate.poll() {
+        let event = gate.poll();
+        self.barrier_times.saw(gate.newest_barrier(), self.clock);
+        match event {
             GateEvent::Empty => return Ok(false),
             GateEvent::Batch { channel, port, batch } => {
                 self.counters.records_in.add(batch.len() as u64);
@@ -381,17 +386,23 @@ impl Subtask {
             return Err(Error::new(ErrorKind::Internal, "a barrier in a job without checkpoints").into());
         };
         let mut snapshots: Vec<OperatorSnapshot> = Vec::new();
+        let (clock, mut report) = (self.clock, self.barrier_times.report(barrier, self.clock));
+        let began = clock.elapsed();
         self.chain.control(&mut Control::Snapshot { barrier, snapshots: &mut snapshots })?;
         self.at_rest = false;
+        let frozen = clock.elapsed();
+        report.sync_duration = frozen.saturating_sub(began);
         let (attempt, subtask) = (self.attempt, self.id);
         let finished = self.phase == Phase::Ended;
         let coordinator = self.coordinator.clone();
         let (name, counters) = (self.name.clone(), Arc::clone(&self.counters));
         let upload = async move {
-            let snapshot =
-                snapshot::write(&storage, checkpoint, attempt, subtask, finished, snapshots).await?;
-            counters.checkpoint_bytes.add_shared(snapshot.bytes);
-            Span::current().record("bytes", snapshot.bytes);
+            let mut snapshot =
+                snapshot::write(&storage, checkpoint, attempt, subtask, finished, snapshots, report).await?;
+            let report = &mut snapshot.report;
+            report.async_duration = clock.elapsed().saturating_sub(frozen);
+            counters.checkpoint_bytes.add_shared(report.bytes);
+            Span::current().record("bytes", report.bytes);
             Ok(snapshot)
         };
         let span = tracing::debug_span!("snapshot", checkpoint = checkpoint.0, bytes = field::Empty);
