@@ -31,14 +31,19 @@ pub struct Manifest {
 
 impl Manifest {
     /// The file format. A change that an older reader would misread is a new version.
-    pub const FORMAT: Format = Format { kind: *b"MANI", version: 1 };
+    ///
+    /// Version 2 knows [`Distribution::Union`]. What does without is written as version 1, which older programs read.
+    pub const FORMAT: Format = Format { kind: *b"MANI", version: 2 };
 
     /// The bytes of the manifest's file.
     ///
     /// # Errors
     /// [`FormatError::Malformed`] if it cannot be encoded.
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
-        envelope::encode(Self::FORMAT, self)
+        let mut lists =
+            self.operators.iter().flat_map(|operator| &operator.subtasks).flat_map(|subtask| &subtask.lists);
+        let version = if lists.any(|list| list.distribution == Distribution::Union) { 2 } else { 1 };
+        envelope::encode(Format { version, ..Self::FORMAT }, self)
     }
 
     /// Reads the bytes of a manifest's file. Never panics, whatever the bytes.
@@ -130,12 +135,14 @@ pub enum Distribution {
     Split,
     /// Every subtask stores a whole copy, and every subtask gets one back (Flink's broadcast state).
     Broadcast,
+    /// Every subtask gets the elements of all subtasks (Flink's union list state). Since version 2.
+    Union,
 }
 
 /// What a state holds: shown in errors, compared on restore.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StateSchema {
-    /// `value`, `list`, `map`, `reducing`, `aggregating`, or `split-list`, `broadcast`, `source-splits`, `sink-commits`.
+    /// `value`, `list`, `map`, `reducing`, `aggregating`, or `split-list`, `union-list`, `broadcast`, `instance-fields`, `source-splits`, `sink-commits`.
     pub kind: String,
     /// Shape of the key in serde's terms; empty for operator state.
     pub key: String,

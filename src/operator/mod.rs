@@ -2,6 +2,7 @@
 
 mod branch;
 mod build;
+mod checkpointed;
 mod claim;
 mod context;
 mod edge;
@@ -24,6 +25,7 @@ mod traits;
 
 pub use branch::{SplitStage, TeeStage};
 pub use build::{BuildContext, Setup};
+pub use checkpointed::{Checkpointed, CheckpointedAsync, Fields, FieldsSnapshot, Instance};
 pub use claim::{Claim, StartContext};
 pub use context::{BroadcastContext, Context, Core, OperatorContext, Unkeyed};
 pub use edge::{EdgeHead, RouteStage};
@@ -32,6 +34,7 @@ pub use head::OperatorHead;
 pub use inputs::{BroadcastInput, Inputs, PlainInput, PortList};
 pub use keyed::{KeyedInput, Keyer};
 pub use output::Output;
+pub use parts::Made;
 pub use process::ProcessStage;
 pub use side::{OutputTag, SideAccess, SideOutput, Sides, TakenSide};
 pub use sink::{BoxFuture, RecoveryContext, Sink, SinkWriter};

@@ -302,7 +302,12 @@ impl<T: 'static, S: Sink<T>> Push<T> for SinkStage<T, S> {
         in_operator(&id, FAILED, || match control {
             Control::Snapshot { barrier, snapshots } => self.prepare(barrier.checkpoint).map(|sink| {
                 let states = StoreSnapshot { keyed: Vec::new(), lists: Vec::new() };
-                snapshots.push(OperatorSnapshot { operator: id.clone(), states, sink: Some(sink) });
+                snapshots.push(OperatorSnapshot {
+                    operator: id.clone(),
+                    states,
+                    sink: Some(sink),
+                    fields: None,
+                });
             }),
             Control::Prepare(checkpoint) => self.prepare(*checkpoint).map(drop),
             Control::Complete(checkpoint) => {

@@ -163,7 +163,7 @@ impl<S: Source, D: Push<S::Record>> Chain for SourceHead<S, D> {
                 let id = self.id.clone();
                 let splits = in_operator(&id, FAILED, || self.snapshot(barrier.checkpoint))?;
                 let states = StoreSnapshot { keyed: Vec::new(), lists: vec![splits] };
-                snapshots.push(OperatorSnapshot { operator: id, states, sink: None });
+                snapshots.push(OperatorSnapshot { operator: id, states, sink: None, fields: None });
             }
             Control::Complete(checkpoint) => {
                 // The end of the chain first, and all of them whatever one says.

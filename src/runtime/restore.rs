@@ -295,6 +295,9 @@ impl Reader<'_> {
             let len = usize::try_from(part.end.saturating_sub(part.start)).unwrap_or(0);
             list.elements.extend(elements.into_iter().skip(start).take(len));
         }
+        for (name, list) in lists.iter_mut().filter(|(_, list)| list.distribution == Distribution::Union) {
+            list.elements = self.whole_list(state, name).await?;
+        }
         for (name, list) in lists.iter_mut().filter(|(_, list)| list.distribution == Distribution::Broadcast)
         {
             let copies: BTreeMap<usize, &ListState> = (0..)

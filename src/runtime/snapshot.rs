@@ -52,7 +52,7 @@ pub(super) async fn write(
     let mut file = storage.state_file(checkpoint, attempt, subtask);
     let mut operators = Vec::with_capacity(snapshots.len());
     for snapshot in snapshots {
-        let OperatorSnapshot { operator, states, sink } = snapshot;
+        let OperatorSnapshot { operator, states, sink, fields } = snapshot;
         let mut state =
             SubtaskState { subtask: subtask.index, finished, keyed: Vec::new(), lists: Vec::new() };
         let named = |error: Error| error.operator(&operator).subtask(subtask.index).checkpoint(checkpoint);
@@ -64,6 +64,9 @@ pub(super) async fn write(
         let mut lists = states.lists;
         if let Some(sink) = sink {
             lists.push(sink.wait().await.map_err(named)?);
+        }
+        if let Some(fields) = fields {
+            lists.push(fields.wait(&operator).await.map_err(named)?);
         }
         for list in lists {
             let list = write_list(&mut file, list).await.map_err(named)?;

@@ -11,6 +11,7 @@
 //! | [`ReducingState`] | key | all that was added, folded into one value of the same type |
 //! | [`AggregatingState`] | key | all that was added, folded into an accumulator |
 //! | [`SplitListState`] | subtask | elements that may move between subtasks |
+//! | [`UnionListState`] | subtask | elements of which every subtask is given all |
 //! | [`BroadcastState`] | subtask | a map that is the same in all of them |
 
 mod aggregating;
@@ -31,6 +32,7 @@ mod store;
 mod table;
 #[cfg(test)]
 mod test_context;
+mod union_list;
 mod value;
 
 pub use aggregating::{Aggregate, AggregatingState};
@@ -46,6 +48,7 @@ pub use snapshot::{
 pub use split_list::SplitListState;
 pub use store::StateStore;
 pub use table::Table;
+pub use union_list::UnionListState;
 pub use value::ValueState;
 
 use serde::Serialize;

@@ -14,6 +14,7 @@ use super::snapshot::{
 };
 use super::split_list::SplitListState;
 use super::table::Table;
+use super::union_list::UnionListState;
 use super::value::ValueState;
 use super::{Key, StateValue};
 use crate::checkpoint::metadata::{Distribution, StateSchema};
@@ -230,6 +231,21 @@ impl StateStore {
         Ok(SplitListState::new(slot))
     }
 
+    /// Declares a list of the subtask of which every subtask is given all elements of all.
+    ///
+    /// # Errors
+    /// See [`value`](Self::value).
+    pub fn union_list<T: StateValue>(&mut self, name: &str) -> Result<UnionListState<T>, Error> {
+        let declared = schema::list::<T>("union-list");
+        let slot = self.declare_list::<T, Vec<T>>(name, declared, Distribution::Union)?;
+        Ok(UnionListState::new(slot))
+    }
+
+    /// Of lists that nothing was declared for and of which every subtask was given all, only the first subtask carries them on.
+    pub fn leave_unions_to_the_first(&mut self, subtask: u32) {
+        self.kept_lists.retain(|kept| subtask == 0 || kept.distribution != Distribution::Union);
+    }
+
     /// Declares a map that every subtask has a copy of.
     ///
     /// # Errors
@@ -393,8 +409,22 @@ impl StateStore {
         T: DeserializeOwned,
         L: AnyList + FromIterator<T>,
     {
+        let list = Box::new(self.restore_list::<T, L>(name, &declared)?);
+        self.lists.push(ListSlot { name: name.to_owned(), schema: declared, distribution, list });
+        self.slot(self.lists.len() - 1)
+    }
+
+    /// Takes out what was restored under `name`, if it has this schema; nothing if nothing was.
+    ///
+    /// # Errors
+    /// See [`value`](Self::value).
+    pub fn restore_list<T: DeserializeOwned, L: FromIterator<T>>(
+        &mut self,
+        name: &str,
+        declared: &StateSchema,
+    ) -> Result<L, Error> {
         codec::check::<T>().map_err(|why| self.unstorable(name, why))?;
-        self.check_name(name, &declared)?;
+        self.check_name(name, declared)?;
         let (restored, kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.kept_lists).into_iter().partition(|kept| kept.name == name);
         self.kept_lists = kept;
@@ -405,9 +435,7 @@ impl StateStore {
                 self.named(Error::new(ErrorKind::Corrupt, what).because(error))
             })
         });
-        let list = Box::new(decoded.collect::<Result<L, Error>>()?);
-        self.lists.push(ListSlot { name: name.to_owned(), schema: declared, distribution, list });
-        self.slot(self.lists.len() - 1)
+        decoded.collect()
     }
 
     fn declare_table<K: Key, V: StateValue>(
