@@ -66,7 +66,7 @@
 //! | write an operator | [`Operator`], [`Handler`], [`Context`], [`Setup`] |
 //! | give it several inputs and outputs | [`KeyedStream::connect`], [`KeyedStream::connect_broadcast`], [`BroadcastHandler`]; [`Stream::split`], [`Stream::tee`], [`OutputTag`] |
 //! | keep state | [`state`]: [`ValueState`], [`ListState`], [`MapState`], [`ReducingState`], [`AggregatingState`], [`SplitListState`], [`UnionListState`], [`BroadcastState`]; plain fields by [`Checkpointed`] |
-//! | read and write | [`connectors`]; your own by [`Source`] and [`Sink`] |
+//! | read and write | [`connectors`]; your own by [`Source`] and [`Sink`], or [`TwoPhaseCommit`] where there are transactions |
 //! | set checkpoints and restarts | [`Checkpointing`], [`RestartStrategy`], [`storage`] |
 //! | watch and stop a job | [`JobHandle`], [`JobStatus`], [`JobEvent`] |
 //! | measure a job | [`JobHandle::metrics`], [`JobHandle::checkpoint_stats`], [`metrics`](mod@metrics) |
@@ -101,9 +101,10 @@ pub use job::{
 };
 pub use operator::{
     BoxFuture, BroadcastContext, BroadcastHandler, BroadcastInput, Checkpointed, CheckpointedAsync, Claim,
-    Context, Handler, Inputs, KeyedInput, Operator, OperatorContext, OutputTag, PlainInput, PortList,
-    RecoveryContext, Replay, Setup, SideAccess, SideOutput, Sink, SinkWriter, Source, SourceReader,
-    StartContext, SubtaskContext, Unkeyed,
+    Context, Handler, Inputs, KeyedInput, OpenTransaction, Operator, OperatorContext, OutputTag, PlainInput,
+    PortList, Preparation, RecoveryContext, Replay, Setup, SideAccess, SideOutput, Sink, SinkWriter, Source,
+    SourceReader, StartContext, SubtaskContext, TransactionContext, TransactionTimeout, TransactionWriter,
+    TwoPhase, TwoPhaseCommit, Unkeyed,
 };
 pub use restart::RestartStrategy;
 #[doc(no_inline)]

@@ -142,7 +142,8 @@ pub enum Distribution {
 /// What a state holds: shown in errors, compared on restore.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StateSchema {
-    /// `value`, `list`, `map`, `reducing`, `aggregating`, or `split-list`, `union-list`, `broadcast`, `instance-fields`, `source-splits`, `sink-commits`.
+    /// `value`, `list`, `map`, `reducing`, `aggregating`, or `split-list`, `union-list`, `broadcast`, `instance-fields`, `source-splits`, `sink-commits`,
+    /// `open-transactions`.
     pub kind: String,
     /// Shape of the key in serde's terms; empty for operator state.
     pub key: String,

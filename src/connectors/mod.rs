@@ -45,7 +45,7 @@ pub use collect::{Collect, CollectCommit, CollectWriter};
 pub use file_sink::CsvEncode;
 #[cfg(feature = "json")]
 pub use file_sink::JsonEncode;
-pub use file_sink::{DisplayLines, Encode, EncodeWith, FileCommit, FileSink, FileWriter};
+pub use file_sink::{DisplayLines, Encode, EncodeWith, FileCommit, FileSink, FileTransaction};
 pub use from_stream::{FromStream, StreamPosition, StreamReader};
 pub use ingest::{Ingest, IngestError};
 pub use iter::{Generate, Iter, IterPosition, IterReader};

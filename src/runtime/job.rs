@@ -253,12 +253,13 @@ impl JobActor {
         let (limit, deadline) = (self.stop_timeout, self.clock.sleep(self.stop_timeout));
         let (coordinator, region) = (self.coordinator.clone(), self.region.clone());
         let (scope, span) = (self.scope.clone(), self.span.clone());
-        let cause = outcome.as_ref().err().cloned();
+        let (cause, clock) = (outcome.as_ref().err().cloned(), self.clock);
         let rest = async move {
             // Fails if it is gone already, which is as good.
             let _ = coordinator.send(Terminate).await;
             let _ = region.send(Terminate).await;
-            let task = scope.spawn(last_words(storage, outcome, checkpointing, layout).instrument(span));
+            let task =
+                scope.spawn(last_words(storage, outcome, checkpointing, layout, clock).instrument(span));
             task.await.unwrap_or_else(Err)
         };
         let rest = async move {
@@ -321,6 +322,7 @@ async fn last_words(
     outcome: JobOutcome,
     checkpointing: Checkpointing,
     layout: Arc<Layout>,
+    clock: Clock,
 ) -> JobOutcome {
     let Some(storage) = storage else { return outcome };
     let end = match &outcome {
@@ -334,7 +336,7 @@ async fn last_words(
         Ok(_) => JobEnd::Cancelled,
         Err(_) => JobEnd::Failed,
     };
-    match delete(&storage, end, &checkpointing, &layout).await {
+    match delete(&storage, end, &checkpointing, &layout, clock).await {
         Ok(()) => outcome,
         // The log says that it is: nothing makes that untrue, and the next start deletes the rest.
         Err(error) if end == JobEnd::Finished => {
@@ -351,13 +353,14 @@ async fn delete(
     end: JobEnd,
     checkpointing: &Checkpointing,
     layout: &Layout,
+    clock: Clock,
 ) -> Result<(), Error> {
     let retained = storage.retained();
     let delete = deleted_at_end(checkpointing.get_on_cancellation(), end, &retained);
     if !delete.is_empty() && delete.len() == retained.len() {
         if end == JobEnd::Cancelled {
             // No later start will commit what the last checkpoint holds.
-            restore::recover_sinks(layout, storage).await?;
+            restore::recover_sinks(layout, storage, clock.wall()).await?;
         }
         return storage.delete_all_checkpoints().await.map_err(CompleteError::into_error);
     }

@@ -135,6 +135,7 @@ impl RegionSupervisor {
             restored: None,
             generation: self.settings.generation,
             attempt,
+            now: self.settings.clock.wall(),
             checkpointing: storage.is_some(),
         };
         let parent = &self.settings.span;

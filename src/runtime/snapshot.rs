@@ -63,7 +63,7 @@ pub(super) async fn write(
         }
         let mut lists = states.lists;
         if let Some(sink) = sink {
-            lists.push(sink.wait().await.map_err(named)?);
+            lists.extend(sink.wait().await.map_err(named)?);
         }
         if let Some(fields) = fields {
             lists.push(fields.wait(&operator).await.map_err(named)?);
