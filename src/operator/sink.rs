@@ -149,6 +149,16 @@ pub trait Sink<T>: Clone + Send + Sync + 'static {
         let _ = commits;
         std::future::ready(Ok(()))
     }
+
+    /// What is called when a checkpoint has completed: [commits](Self::commit), and returns those that cannot be committed now. They are kept, and tried
+    /// again when the next checkpoint has completed; at the end of the input, after which none comes, that is an error. The default
+    /// commits all or fails.
+    fn try_commit(
+        &self,
+        commits: Vec<Self::Commit>,
+    ) -> impl Future<Output = Result<Vec<Self::Commit>>> + Send {
+        async move { self.commit(commits).await.map(|()| Vec::new()) }
+    }
 }
 
 /// Takes the records of one subtask.

@@ -86,11 +86,14 @@ pub struct SinkStage<T, S: Sink<T>> {
     last_prepared: Option<oneshot::Receiver<()>>,
     /// The newest checkpoint known to be complete and not yet committed.
     wanted: Option<CheckpointId>,
-    committing: Option<(CheckpointId, Task<Result>)>,
+    committing: Option<Committing<S::Commit>>,
     /// Records taken since they were last published.
     taken: u64,
     counters: Arc<OperatorCounters>,
 }
+
+/// A commit that runs: up to which checkpoint, and what it leaves.
+type Committing<C> = (CheckpointId, Task<Result<Vec<C>>>);
 
 enum Writer<W> {
     Here(W),
@@ -214,8 +217,16 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
                     Poll::Pending => return Ok(false),
                     Poll::Ready(result) => {
                         self.committing = None;
-                        result??;
-                        open(&self.ledger).pending.retain(|prepared, _| *prepared > checkpoint);
+                        let rest = result??;
+                        if self.ended && !rest.is_empty() {
+                            let what = "what it was given last cannot be committed now, and no later checkpoint comes";
+                            return Err(Error::new(ErrorKind::Failed, what).operator(&self.id).into());
+                        }
+                        let mut ledger = open(&self.ledger);
+                        ledger.pending.retain(|prepared, _| *prepared > checkpoint);
+                        if !rest.is_empty() {
+                            ledger.pending.insert(checkpoint, rest);
+                        }
                     }
                 }
             }
@@ -231,7 +242,7 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
                 let (operator, count) = (&self.id, commits.len());
                 let span =
                     tracing::info_span!("commit", %operator, checkpoint = checkpoint.0, commits = count);
-                let task = self.scope.spawn(async move { sink.commit(commits).await }.instrument(span));
+                let task = self.scope.spawn(async move { sink.try_commit(commits).await }.instrument(span));
                 self.committing = Some((checkpoint, task));
             }
         }
