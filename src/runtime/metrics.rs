@@ -107,7 +107,7 @@ pub struct OperatorMetrics {
     pub operator: OperatorId,
     /// Records it was given. 0 for a source.
     pub records_in: u64,
-    /// Records it gave. 0 for a sink.
+    /// Records it gave, those into side outputs that a stream was made of included. 0 for a sink.
     pub records_out: u64,
 }
 

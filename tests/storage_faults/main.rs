@@ -259,7 +259,8 @@ fn what_happens_late_harms_nobody_who_has_taken_the_job_over() {
         let error = first.expect_err("it was overtaken");
         let kinds = [ErrorKind::Busy, ErrorKind::Fenced, ErrorKind::Stuck];
         // What is still being written of a checkpoint that timed out is broken off: the job fails, and has no restart to find out in.
-        let is_broken_off = matches!(step, Step::StateWrite | Step::StateSync) && error.kind() == ErrorKind::Failed;
+        let is_broken_off =
+            matches!(step, Step::StateWrite | Step::StateSync) && error.kind() == ErrorKind::Failed;
         assert!(kinds.contains(&error.kind()) || is_broken_off, "{step} ({nth}): {error}");
         assert_eq!(second.unwrap(), JobStatus::Finished, "{step} ({nth})");
         let found = Found::on(&inner);
