@@ -301,9 +301,11 @@ impl<K: Key, V: StateValue> Table<K, V> {
                 return false;
             };
             if page.clean < pending.epoch {
+                let before = pending.bytes;
                 pending.encode(page, hash);
                 page.make_clean(pending.epoch);
-                left = left.saturating_sub(page.entries.len());
+                // Large entries take longer.
+                left = left.saturating_sub(page.entries.len().max((pending.bytes - before) / 32));
             }
             left = left.saturating_sub(1);
             if pending.passed(range(hash, page.depth).1) {

@@ -232,7 +232,7 @@ impl<K: Key, V: StateValue> Page<K, V> {
     /// From here on, what is saved is for the snapshot of this freeze.
     pub(super) fn touch_first(&mut self, epoch: u32) {
         self.touched = epoch;
-        self.saved.get_or_insert_default().fill(0);
+        self.saved = Some(Box::new([0; PLACES / 64]));
     }
 
     pub(super) fn is_saved(&self, place: usize) -> bool {
@@ -246,12 +246,10 @@ impl<K: Key, V: StateValue> Page<K, V> {
         }
     }
 
-    /// Snapshots frozen up to this one have all of it.
+    /// Snapshots frozen up to this one have all of it, and nothing has changed since.
     pub(super) fn make_clean(&mut self, epoch: u32) {
         self.clean = epoch;
-        if self.touched <= epoch {
-            self.saved = None;
-        }
+        self.saved = None;
     }
 
     /// The entries that the snapshot of a freeze does not have yet.

@@ -25,11 +25,13 @@ pub(super) struct Pending {
     failed: Option<Error>,
     /// How large the last group was: the next will be about that.
     hint: usize,
+    /// Bytes encoded so far.
+    pub(super) bytes: usize,
 }
 
 impl Pending {
     pub(super) fn new(epoch: u32, to: Giver, max_parallelism: MaxParallelism) -> Self {
-        Self { epoch, to, next: 0, groups: BTreeMap::new(), max_parallelism, failed: None, hint: 0 }
+        Self { epoch, to, next: 0, groups: BTreeMap::new(), max_parallelism, failed: None, hint: 0, bytes: 0 }
     }
 
     /// Encodes what the snapshot does not have of the page that `hash` belongs to.
@@ -72,11 +74,15 @@ impl Pending {
             bytes.reserve(hint);
             EncodedGroup { group, entries: 0, bytes }
         });
+        let before = into.bytes.len();
         let encoded = catch_unwind(AssertUnwindSafe(|| {
             entries.try_for_each(|entry| encode_entry(into, &entry.key, &entry.value))
         }));
         let error = match encoded {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => {
+                self.bytes += into.bytes.len() - before;
+                return;
+            }
             Ok(Err(error)) => error,
             Err(panic) => {
                 let what = format!("it panicked while it was encoded: {}", panic_message(&*panic));

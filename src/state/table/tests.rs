@@ -150,7 +150,7 @@ fn many() -> impl Strategy<Value = Vec<(u64, String)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn s15_5_a_snapshot_shows_exactly_the_state_at_its_freeze(
