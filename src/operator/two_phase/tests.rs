@@ -1,5 +1,5 @@
 use super::*;
-use crate::operator::Sink;
+use crate::operator::{Preparation, Sink, SinkWriter};
 use crate::types::{Attempt, CheckpointId, Clock, Generation, SubtaskIndex};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
