@@ -1,9 +1,9 @@
 //! The actor round the pure checkpoint coordinator: feeds it events, carries out its actions.
 
+use super::checkpoint_books::{Books, kind_of};
 use super::messages::{CheckpointMessage, RegionCommand, RegionReport, SubtaskCommand, Terminate, messages};
 use super::snapshot::{SubtaskSnapshot, by_operator};
-use super::status::{JobEvent, JobShared};
-use super::tracing_scope::below;
+use super::status::JobShared;
 use crate::channel::Barrier;
 use crate::checkpoint::metadata::Manifest;
 use crate::checkpoint::{
@@ -16,7 +16,6 @@ use crate::pool::{Pool, Scope, Task};
 use crate::storage::{CompleteError, OwnedJob};
 use crate::types::{
     Attempt, CheckpointId, Clock, JobName, MaxParallelism, Monotonic, Random, STABLE_HASH_VERSION, SubtaskId,
-    Timestamp,
 };
 use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseActFuture,
@@ -26,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tracing::{Instrument, Span, field};
+use tracing::{Instrument, Span};
 
 type Snapshot = Arc<SubtaskSnapshot>;
 
@@ -62,7 +61,7 @@ pub(crate) struct CoordinatorActor {
     chains: Vec<Arc<str>>,
     /// Source subtasks that have not reached their end.
     reading: BTreeSet<SubtaskId>,
-    triggered: BTreeMap<CheckpointId, Triggered>,
+    books: Books,
     requests: BTreeMap<RequestId, oneshot::Sender<Result<CheckpointId, Error>>>,
     next_request: u64,
     /// Who asked for a checkpoint while no attempt ran: asked for when one does.
@@ -72,13 +71,6 @@ pub(crate) struct CoordinatorActor {
     /// While the rules take in the failure of a checkpoint: the whole error, of which they know the text.
     cause: Option<Error>,
     over: bool,
-}
-
-struct Triggered {
-    at: Monotonic,
-    wall: Timestamp,
-    /// From now to the end of the checkpoint.
-    span: Span,
 }
 
 /// What the pool gives back.
@@ -108,7 +100,10 @@ impl CoordinatorActor {
             all,
             sources.iter().copied().collect(),
         );
+        let CoordinatorSettings { job: name, span, clock, shared, .. } = &settings;
+        let books = Books::new(name.clone(), span.clone(), *clock, Arc::clone(shared));
         Self {
+            books,
             scope: Scope::new(settings.pool.clone()),
             chains: settings.layout.chains.iter().map(|chain| chain.name.as_str().into()).collect(),
             settings,
@@ -120,7 +115,6 @@ impl CoordinatorActor {
             subtasks: BTreeMap::new(),
             reading: sources.clone(),
             sources,
-            triggered: BTreeMap::new(),
             requests: BTreeMap::new(),
             next_request: 0,
             early: Vec::new(),
@@ -196,23 +190,21 @@ impl CoordinatorActor {
         let Some(storage) = self.settings.storage.clone() else { return };
         match action {
             Action::Prepare { checkpoint } => {
-                self.settings.shared.meter().checkpoint_started();
-                let span = self.triggered(checkpoint);
+                let span = self.books.triggered(checkpoint);
                 let task = self
                     .scope
                     .spawn(async move { storage.create_location(checkpoint).await }.instrument(span));
                 self.then(task, ctx, move |result| Done::Prepared(checkpoint, result.and_then(|r| r)));
             }
             Action::Trigger { checkpoint, attempt: _, subtasks } => {
-                let triggered =
-                    self.triggered.get(&checkpoint).map_or(Timestamp(0), |triggered| triggered.wall);
+                let triggered = self.books.wall_of(checkpoint);
                 for subtask in subtasks {
                     self.tell(subtask, SubtaskCommand::Trigger(Barrier { checkpoint, triggered }));
                 }
             }
             Action::Persist { checkpoint, states, finished } => {
                 let manifest = self.manifest(&storage, checkpoint, &states, finished);
-                let span = self.span_of(checkpoint);
+                let span = self.books.span_of(checkpoint);
                 let complete = async move {
                     let bytes = storage.complete(&manifest).await?;
                     Ok(CompletedCheckpoint::of(&manifest, storage.location(checkpoint), bytes))
@@ -233,8 +225,8 @@ impl CoordinatorActor {
                 }
             }
             Action::CleanUp { checkpoint, .. } => {
-                let span = self.span_of(checkpoint);
-                self.triggered.remove(&checkpoint);
+                let span = self.books.span_of(checkpoint);
+                self.books.forget(checkpoint);
                 let task =
                     self.scope.spawn(async move { storage.discard(checkpoint).await }.instrument(span));
                 self.then(task, ctx, move |result| Done::Cleaned(checkpoint, result.and_then(|r| r)));
@@ -264,7 +256,7 @@ impl CoordinatorActor {
                     let _ = answer.send(result);
                 }
             }
-            Action::Failed { checkpoint, reason } => self.failed(checkpoint, &reason),
+            Action::Failed { checkpoint, reason } => self.books.failed(checkpoint, &reason),
             Action::FailJob { checkpoint, subtask, reason } => {
                 let checkpointing = self.settings.checkpointing.clone().unwrap_or_default();
                 let tolerated = checkpointing.get_tolerable_failures();
@@ -339,7 +331,7 @@ impl CoordinatorActor {
             checkpoint,
             generation: storage.generation(),
             attempt: self.attempt,
-            triggered: self.triggered.get(&checkpoint).map_or(Timestamp(0), |triggered| triggered.wall),
+            triggered: self.books.wall_of(checkpoint),
             max_parallelism: self.settings.max_parallelism,
             hash_version: STABLE_HASH_VERSION,
             finished,
@@ -359,18 +351,12 @@ impl CoordinatorActor {
         let (Some(checkpoint), Some(storage)) = (self.rules.unsettled(), &self.settings.storage) else {
             return;
         };
-        let (meter, now) = (self.settings.shared.meter(), self.settings.clock.now());
-        let result = if storage.retained().contains(&checkpoint) {
-            meter.checkpoint_completed(None);
-            self.settings.shared.statistics().completed(checkpoint, Some(storage.location(checkpoint)), now);
-            Ok(())
-        } else {
-            meter.checkpoint_failed();
-            let message = "it did not reach the job log";
-            self.settings.shared.statistics().failed(Some(checkpoint), message, now);
-            Err(PersistFailure::Failed { message: message.into() })
-        };
-        self.triggered.remove(&checkpoint);
+        let is_completed = storage.retained().contains(&checkpoint);
+        let message = "it did not reach the job log";
+        let result = if is_completed { Ok(storage.location(checkpoint)) } else { Err(message) };
+        self.books.settled(checkpoint, result);
+        let result =
+            if is_completed { Ok(()) } else { Err(PersistFailure::Failed { message: message.into() }) };
         self.feed(Event::Persisted { checkpoint, result }, ctx);
     }
 
@@ -387,91 +373,6 @@ impl CoordinatorActor {
             }
             let _ = answer.send(retained);
         }));
-    }
-
-    /// A checkpoint begins. Returns its span.
-    fn triggered(&mut self, checkpoint: CheckpointId) -> Span {
-        let parent = &self.settings.span;
-        let span = below(parent, || {
-            let (id, duration_ms, bytes, outcome) = (checkpoint.0, field::Empty, field::Empty, field::Empty);
-            tracing::info_span!(parent: parent, "checkpoint", checkpoint = id, duration_ms, bytes, outcome)
-        });
-        let (at, wall) = (self.settings.clock.now(), self.settings.clock.wall());
-        self.settings.shared.statistics().triggered(checkpoint, at, wall);
-        self.triggered.insert(checkpoint, Triggered { at, wall, span: span.clone() });
-        span
-    }
-
-    /// The span of a checkpoint, or of the job if that is over.
-    fn span_of(&self, checkpoint: CheckpointId) -> Span {
-        let triggered = self.triggered.get(&checkpoint);
-        triggered.map_or(&self.settings.span, |triggered| &triggered.span).clone()
-    }
-
-    fn not_removed(&self, checkpoint: CheckpointId, error: &Error) {
-        let (parent, job, checkpoint) = (&self.settings.span, &self.settings.job, checkpoint.0);
-        tracing::warn!(parent: parent, %job, checkpoint, %error, "a checkpoint could not be removed");
-    }
-
-    fn completed(&mut self, mut completed: CompletedCheckpoint) {
-        let (checkpoint, bytes, now) = (completed.checkpoint, completed.bytes, self.settings.clock.now());
-        let span = self.span_of(checkpoint);
-        let duration = match self.triggered.remove(&checkpoint) {
-            Some(triggered) => now.since(triggered.at),
-            None => Duration::ZERO,
-        };
-        let (job, id) = (&self.settings.job, checkpoint.0);
-        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        span.record("duration_ms", duration_ms).record("bytes", bytes).record("outcome", "completed");
-        tracing::debug!(parent: &span, %job, checkpoint = id, bytes, duration_ms, "checkpoint completed");
-        completed.duration = Some(duration);
-        let shared = &self.settings.shared;
-        shared.statistics().completed(checkpoint, Some(completed.path.clone()), now);
-        shared.meter().checkpoint_completed(Some(&completed));
-        shared.emit(JobEvent::CheckpointCompleted(completed));
-    }
-
-    fn count_failure(&self, checkpoint: Option<CheckpointId>, reason: &FailureReason) {
-        let now = self.settings.clock.now();
-        self.settings.shared.statistics().failed(checkpoint, &reason.to_string(), now);
-    }
-
-    /// A checkpoint was given up, or one that was asked for was never begun.
-    fn failed(&mut self, checkpoint: Option<CheckpointId>, reason: &FailureReason) {
-        let job = &self.settings.job;
-        let span =
-            checkpoint.map_or_else(|| self.settings.span.clone(), |checkpoint| self.span_of(checkpoint));
-        let id = checkpoint.map(|checkpoint| checkpoint.0);
-        if checkpoint.is_some() {
-            span.record("outcome", "failed");
-            // Of what may still turn out to be committed the count is made when that is known.
-            if !matches!(reason, FailureReason::CommitUnknown { .. }) {
-                self.settings.shared.meter().checkpoint_failed();
-                self.count_failure(checkpoint, reason);
-            }
-        } else if *reason != FailureReason::MinPause {
-            self.count_failure(None, reason);
-        }
-        // A tick that is put off, or a job that ends: not a failure to anyone.
-        if kind_of(reason) == ErrorKind::Cancelled || (checkpoint.is_none() && !reason.counts()) {
-            tracing::debug!(parent: &span, %job, checkpoint = id, %reason, "a checkpoint was not taken");
-            return;
-        }
-        tracing::warn!(parent: &span, %job, checkpoint = id, %reason, "a checkpoint failed");
-        self.settings.shared.emit(JobEvent::CheckpointFailed { checkpoint, reason: reason.to_string() });
-    }
-}
-
-/// What someone who asked for a checkpoint is to do about its failure.
-fn kind_of(reason: &FailureReason) -> ErrorKind {
-    match reason {
-        FailureReason::Fenced => ErrorKind::Fenced,
-        FailureReason::JobCancelled | FailureReason::JobFinished | FailureReason::Shutdown => {
-            ErrorKind::Cancelled
-        }
-        FailureReason::CommitUnknown { .. } => ErrorKind::Storage,
-        reason if reason.counts() => ErrorKind::Storage,
-        _ => ErrorKind::Failed,
     }
 }
 
@@ -495,7 +396,7 @@ impl Handler<CheckpointMessage> for CoordinatorActor {
             CheckpointMessage::Begin { attempt, from, subtasks } => {
                 self.settle(ctx);
                 if let Some(from) = from {
-                    self.settings.shared.statistics().restored(from, self.settings.clock.wall());
+                    self.books.restored(from);
                 }
                 self.attempt = attempt;
                 self.subtasks = subtasks.into_iter().collect();
@@ -521,9 +422,7 @@ impl Handler<CheckpointMessage> for CoordinatorActor {
             CheckpointMessage::Ack { checkpoint, subtask, attempt, snapshot } => {
                 let finished = snapshot.finished;
                 if let Some(chain) = self.chains.get(subtask.chain.0 as usize) {
-                    let now = self.settings.clock.now();
-                    let mut statistics = self.settings.shared.statistics();
-                    statistics.acknowledged(checkpoint, subtask, chain, snapshot.report, now);
+                    self.books.acknowledged(checkpoint, subtask, chain, snapshot.report);
                 }
                 self.feed(Event::Ack { checkpoint, subtask, attempt, state: snapshot, finished }, ctx);
             }
@@ -578,7 +477,7 @@ impl Handler<Done> for CoordinatorActor {
                 self.feed_failure(Event::Prepared { checkpoint, result }, error, ctx);
             }
             Done::Persisted(checkpoint, Ok(completed)) => {
-                self.completed(completed);
+                self.books.completed(completed);
                 self.feed(Event::Persisted { checkpoint, result: Ok(()) }, ctx);
             }
             Done::Persisted(checkpoint, Err(error)) => {
@@ -595,13 +494,13 @@ impl Handler<Done> for CoordinatorActor {
             }
             Done::Cleaned(checkpoint, result) => {
                 if let Err(error) = result {
-                    self.not_removed(checkpoint, &error);
+                    self.books.not_removed(checkpoint, &error);
                 }
                 self.feed(Event::Cleaned { checkpoint }, ctx);
             }
             Done::Retired(checkpoint, result) => {
                 if let Err(error) = result {
-                    self.not_removed(checkpoint, &error);
+                    self.books.not_removed(checkpoint, &error);
                 }
             }
         }

@@ -5,6 +5,7 @@
 //! [`SubtaskActor`](subtask::SubtaskActor)s, one per parallel instance of a chain.
 
 mod barrier_times;
+mod checkpoint_books;
 pub(crate) mod coordinator;
 pub(crate) mod engine;
 pub(crate) mod job;
