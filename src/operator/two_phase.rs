@@ -178,12 +178,12 @@ pub trait OpenTransaction<T>: 'static {
     /// Takes one record. Must not block: put it into a buffer.
     fn write(&mut self, record: T) -> Result;
 
-    /// See [`SinkWriter::is_full`].
+    /// See [`SinkWriter::is_full`](crate::SinkWriter::is_full).
     fn is_full(&self) -> bool {
         false
     }
 
-    /// See [`SinkWriter::flush`]. After an error, or if it is dropped unfinished, the transaction is not used any more, and its subtask
+    /// See [`SinkWriter::flush`](crate::SinkWriter::flush). After an error, or if it is dropped unfinished, the transaction is not used any more, and its subtask
     /// cannot take part in a checkpoint.
     fn flush(&mut self) -> impl Future<Output = Result> {
         ready(Ok(()))
