@@ -177,6 +177,14 @@ pub fn encode<T: Serialize>(format: Format, value: &T) -> Result<Vec<u8>, Format
 /// Any [`FormatError`].
 pub fn decode<T: DeserializeOwned>(format: Format, bytes: &[u8]) -> Result<T, FormatError> {
     let (_, payload) = unseal(format, bytes)?;
+    parse(payload)
+}
+
+/// Decodes the whole of a payload.
+///
+/// # Errors
+/// [`FormatError::Malformed`].
+pub fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FormatError> {
     match postcard::take_from_bytes(payload) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(FormatError::Malformed(format!("{} bytes too many", rest.len()))),

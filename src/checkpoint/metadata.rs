@@ -27,18 +27,32 @@ pub struct Manifest {
     pub finished: bool,
     /// State by operator, in order of uid.
     pub operators: Vec<OperatorState>,
+    /// Records that were in flight, by edge, in order of its name. Only a checkpoint whose barriers overtook records has any.
+    #[serde(skip)]
+    pub in_flight: Vec<EdgeState>,
 }
 
 impl Manifest {
     /// The file format. A change that an older reader would misread is a new version.
-    pub const FORMAT: Format = Format { kind: *b"MANI", version: 1 };
+    ///
+    /// | version | content |
+    /// |---|---|
+    /// | 1 | all but `in_flight` |
+    /// | 2 | the same, then `in_flight` |
+    ///
+    /// Without anything in flight version 1 is written, so that an older program can go on from there.
+    pub const FORMAT: Format = Format { kind: *b"MANI", version: 2 };
 
     /// The bytes of the manifest's file.
     ///
     /// # Errors
     /// [`FormatError::Malformed`] if it cannot be encoded.
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
-        envelope::encode(Self::FORMAT, self)
+        if self.in_flight.is_empty() {
+            envelope::encode(Format { version: 1, ..Self::FORMAT }, self)
+        } else {
+            envelope::encode(Self::FORMAT, &(self, &self.in_flight))
+        }
     }
 
     /// Reads the bytes of a manifest's file. Never panics, whatever the bytes.
@@ -46,7 +60,13 @@ impl Manifest {
     /// # Errors
     /// Any [`FormatError`]: empty, cut short, foreign, of another kind, damaged, newer, or without sense.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        let manifest: Self = envelope::decode(Self::FORMAT, bytes)?;
+        let (version, payload) = envelope::unseal(Self::FORMAT, bytes)?;
+        let manifest: Self = if version == 1 {
+            envelope::parse(payload)?
+        } else {
+            let (manifest, in_flight) = envelope::parse(payload)?;
+            Self { in_flight, ..manifest }
+        };
         // Read by serde, so not yet checked: 0 groups would be divided by.
         MaxParallelism::new(manifest.max_parallelism.get())
             .map_err(|error| FormatError::Malformed(error.to_string()))?;
@@ -55,10 +75,11 @@ impl Manifest {
 
     /// All parts of files that it refers to.
     pub fn segments(&self) -> impl Iterator<Item = &Segment> {
-        self.operators.iter().flat_map(|operator| &operator.subtasks).flat_map(|subtask| {
+        let states = self.operators.iter().flat_map(|operator| &operator.subtasks).flat_map(|subtask| {
             let keyed = subtask.keyed.iter().flat_map(|state| &state.groups).map(|group| &group.at);
             keyed.chain(subtask.lists.iter().filter_map(|state| state.at.as_ref()))
-        })
+        });
+        states.chain(self.in_flight.iter().flat_map(|edge| &edge.channels).map(|channel| &channel.at))
     }
 }
 
@@ -141,6 +162,33 @@ pub struct StateSchema {
     pub key: String,
     /// Shape of the value in serde's terms.
     pub value: String,
+}
+
+/// Records that were in flight along one edge.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EdgeState {
+    /// The edge, named after the operator before it.
+    pub edge: String,
+    /// What its records are.
+    pub schema: StateSchema,
+    /// How many subtasks it led to.
+    pub parallelism: u32,
+    /// Channels that held records, in order.
+    pub channels: Vec<ChannelState>,
+}
+
+/// Records that were in flight in one channel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ChannelState {
+    /// The subtask that had sent them.
+    pub from: SubtaskIndex,
+    /// The subtask they were sent to.
+    pub to: SubtaskIndex,
+    /// How many.
+    pub records: u64,
+    /// Where they are, in the order in which they were sent, batch by batch: the number of records, as `u32` little-endian; a byte that is
+    /// 1 if hashes of keys follow, one per record, as `u64` little-endian, and 0 if not; and the records as a list in postcard.
+    pub at: Segment,
 }
 
 /// A part of a file.

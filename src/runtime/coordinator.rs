@@ -1,14 +1,14 @@
 //! The actor round the pure checkpoint coordinator: feeds it events, carries out its actions.
 
 use super::messages::{CheckpointMessage, RegionCommand, RegionReport, SubtaskCommand, Terminate, messages};
-use super::snapshot::{SubtaskSnapshot, by_operator};
+use super::snapshot::{SubtaskSnapshot, by_edge, by_operator};
 use super::status::{CompletedCheckpoint, JobEvent, JobShared};
 use super::tracing_scope::below;
 use crate::channel::Barrier;
 use crate::checkpoint::metadata::Manifest;
 use crate::checkpoint::{
-    Action, CheckpointFailure, Checkpointing, Coordinator, Event, FailureReason, PersistFailure, RequestId,
-    RequestKind,
+    Action, BarrierKind, CheckpointFailure, Checkpointing, Coordinator, Event, FailureReason, PersistFailure,
+    RequestId, RequestKind,
 };
 use crate::dataflow::Layout;
 use crate::error::{Error, ErrorKind};
@@ -199,11 +199,10 @@ impl CoordinatorActor {
                     .spawn(async move { storage.create_location(checkpoint).await }.instrument(span));
                 self.then(task, ctx, move |result| Done::Prepared(checkpoint, result.and_then(|r| r)));
             }
-            Action::Trigger { checkpoint, attempt: _, subtasks } => {
-                let triggered =
-                    self.triggered.get(&checkpoint).map_or(Timestamp(0), |triggered| triggered.wall);
+            Action::Trigger { checkpoint, attempt: _, subtasks, must_align } => {
+                let barrier = self.barrier(checkpoint, must_align);
                 for subtask in subtasks {
-                    self.tell(subtask, SubtaskCommand::Trigger(Barrier { checkpoint, triggered }));
+                    self.tell(subtask, SubtaskCommand::Trigger(barrier));
                 }
             }
             Action::Persist { checkpoint, states, finished } => {
@@ -312,6 +311,17 @@ impl CoordinatorActor {
         ctx.spawn(async move { to.do_send(done(task.await)) }.into_actor(self));
     }
 
+    fn barrier(&self, checkpoint: CheckpointId, must_align: bool) -> Barrier {
+        let triggered = self.triggered.get(&checkpoint);
+        let created = triggered.map_or_else(|| self.settings.clock.now(), |triggered| triggered.at);
+        let kind = match &self.settings.checkpointing {
+            Some(checkpointing) if !must_align => checkpointing.barrier_kind(created),
+            _ => BarrierKind::Aligned,
+        };
+        let triggered = triggered.map_or(Timestamp(0), |triggered| triggered.wall);
+        Barrier { checkpoint, triggered, kind }
+    }
+
     /// What is written when all subtasks have given their parts.
     fn manifest(
         &self,
@@ -330,6 +340,7 @@ impl CoordinatorActor {
             hash_version: STABLE_HASH_VERSION,
             finished,
             operators: by_operator(states.iter().map(|(_, snapshot)| &**snapshot)),
+            in_flight: by_edge(states.iter().map(|(_, snapshot)| &**snapshot), &self.settings.layout),
         }
     }
 

@@ -6,6 +6,7 @@
 
 pub(crate) mod coordinator;
 pub(crate) mod engine;
+mod in_flight;
 pub(crate) mod job;
 mod job_meter;
 pub(crate) mod messages;
