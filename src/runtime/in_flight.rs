@@ -10,7 +10,7 @@ use crate::dataflow::{Exchange, Layout, PlannedEdge};
 use crate::error::{Error, ErrorKind};
 use crate::state::{redistribution, schema};
 use crate::storage::OwnedJob;
-use crate::types::{KeyGroupRange, MaxParallelism, OperatorId, Port, SubtaskId, SubtaskIndex};
+use crate::types::{KeyGroupRange, MaxParallelism, Port, SubtaskId, SubtaskIndex};
 use std::sync::Arc;
 
 /// Records that a subtask gets before all others.
@@ -51,8 +51,15 @@ pub(super) fn check(
             );
             return Err(Error::new(ErrorKind::Program, message).checkpoint(manifest.checkpoint));
         };
-        schema::check(&OperatorId::from(state.edge.as_str()), "in flight", &state.schema, &schema_of(edge))
-            .map_err(|error| error.checkpoint(manifest.checkpoint))?;
+        let (stored, declared) = (&state.schema, schema_of(edge));
+        if stored.kind != declared.kind || !schema::matches(&stored.value, &declared.value) {
+            let message = format!(
+                "the checkpoint holds records in flight along {}, as {} of `{}`, but the program has {} of `{}` there: start from it with \
+                 the program that took it and take one whose barriers align",
+                state.edge, stored.kind, stored.value, declared.kind, declared.value
+            );
+            return Err(Error::new(ErrorKind::Program, message).checkpoint(manifest.checkpoint));
+        }
     }
     Ok(())
 }
