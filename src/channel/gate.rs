@@ -199,6 +199,14 @@ impl InputGate {
         Ok(self.events.pop_front())
     }
 
+    /// What was in flight to the snapshot that was just taken, if all of it is known.
+    pub fn take_captured(&mut self) -> Option<GateEvent> {
+        match self.events.front() {
+            Some(GateEvent::Captured(..)) => self.events.pop_front(),
+            _ => None,
+        }
+    }
+
     /// When a checkpoint that aligns has waited long enough: [`poll_urgent`](Self::poll_urgent) then.
     #[must_use]
     pub fn deadline(&self) -> Option<Monotonic> {

@@ -367,6 +367,10 @@ impl Subtask {
                 // Whoever waited for an older one learns that nothing comes any more.
                 self.capturing = Some(Capturing { checkpoint: barrier.checkpoint, done });
                 self.snapshot(barrier, Some(in_flight))?;
+                // Most often all of it is known by now.
+                if let Some(event) = self.gate.as_mut().and_then(InputGate::take_captured) {
+                    return self.take_event(event);
+                }
             }
             GateEvent::Captured(checkpoint, in_flight) => {
                 let capturing = self.capturing.take_if(|capturing| capturing.checkpoint == checkpoint);

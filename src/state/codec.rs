@@ -27,8 +27,31 @@ pub fn append<T: Serialize + ?Sized>(value: &T, to: Vec<u8>) -> Result<Vec<u8>, 
         Unstorable::Type(why) => Error::new(ErrorKind::Program, why),
         Unstorable::Value(why) => Error::new(ErrorKind::Failed, why),
     })?;
-    postcard::to_extend(value, to)
+    postcard::serialize_with_flavor(value, Bytes(to))
         .map_err(|error| Error::new(ErrorKind::Failed, "a value cannot be encoded").because(error))
+}
+
+/// Copies pieces as a whole, where postcard's own way to append to a `Vec` goes byte by byte.
+struct Bytes(Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Bytes {
+    type Output = Vec<u8>;
+
+    #[inline]
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    #[inline]
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<Vec<u8>> {
+        Ok(self.0)
+    }
 }
 
 /// Checks that a type can be read from what [`encode`] makes of it.

@@ -294,3 +294,16 @@ fn each_announcement_is_heard_once_and_older_ones_never() {
     assert_eq!(listener.hear(&announcements), Some(at_once));
     assert!(!listener.has_news(&announcements));
 }
+
+/// A producer on another thread may send between the look at a channel and the taking from it.
+#[test]
+fn what_was_not_looked_at_is_not_taken_from_a_channel_that_is_captured() {
+    let (mut out, mut gate) = gate(2);
+    unaligned(&mut out[0], 1);
+    assert_eq!(show(&gate.poll_urgent(None).unwrap().unwrap()), "/1 ");
+    send(&mut out[1], 1);
+    assert!(gate.is_ahead_of_capture(1));
+    assert!(!gate.is_ahead_of_capture(0), "its barrier was seen");
+    assert!(gate.poll_urgent(None).unwrap().is_none());
+    assert!(!gate.is_ahead_of_capture(1), "looked at");
+}

@@ -10,6 +10,8 @@ enum Sent {
     Records(u8),
     Barrier,
     Cancel,
+    /// Of this checkpoint nothing comes through this channel.
+    Skip,
 }
 
 #[derive(Debug, Clone)]
@@ -25,6 +27,7 @@ fn story() -> impl Strategy<Value = Story> {
         6 => (1..4_u8).prop_map(Sent::Records),
         3 => Just(Sent::Barrier),
         1 => Just(Sent::Cancel),
+        1 => Just(Sent::Skip),
     ];
     let producers = prop::collection::vec(prop::collection::vec(sent, 0..12), 1..4);
     let turns = prop::collection::vec((any::<u8>(), any::<u8>()), 0..160);
@@ -83,6 +86,7 @@ impl Producer {
                 let _ = self.output.send(Element::CancelBarrier(CheckpointId(self.next_checkpoint)));
                 self.next_checkpoint += 1;
             }
+            Some(Sent::Skip) => self.next_checkpoint += 1,
             None => {}
         }
     }
