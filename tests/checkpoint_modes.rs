@@ -1,6 +1,7 @@
 //! What the modes of a checkpoint promise under back-pressure, and what is said where records in flight cannot be stored or find no way.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods)] // it looks at the clock that jobs run by
 
 mod common;
 
