@@ -391,7 +391,7 @@ async fn watch(job: &JobHandle, bar: &ProgressBar, progress: &Progress, results:
                     "checkpoint {:>3}   {:>10}   {:>8}",
                     done.checkpoint.to_string(),
                     HumanBytes(done.bytes).to_string(),
-                    format!("{:.1?}", done.duration)
+                    format!("{:.1?}", done.duration.unwrap_or_default())
                 ),
             ),
             Ok(JobEvent::CheckpointFailed { reason, .. }) => {

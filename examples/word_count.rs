@@ -92,7 +92,12 @@ async fn run(settings: Settings) -> Result {
     loop {
         match events.recv().await {
             Ok(JobEvent::CheckpointCompleted(done)) if verbose => {
-                say(format!("checkpoint {}: {} bytes in {:.1?}", done.checkpoint, done.bytes, done.duration));
+                say(format!(
+                    "checkpoint {}: {} bytes in {:.1?}",
+                    done.checkpoint,
+                    done.bytes,
+                    done.duration.unwrap_or_default()
+                ));
             }
             Ok(JobEvent::CheckpointFailed { reason, .. }) => eprintln!("a checkpoint failed: {reason}"),
             Ok(JobEvent::Restarting { error, after }) => eprintln!("restarting in {after:.1?}: {error}"),

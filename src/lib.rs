@@ -65,11 +65,11 @@
 //! | describe and start a job | [`Environment`], [`Stream`], [`KeyedStream`], [`Connected`] |
 //! | write an operator | [`Operator`], [`Handler`], [`Context`], [`Setup`] |
 //! | give it several inputs and outputs | [`KeyedStream::connect`], [`KeyedStream::connect_broadcast`], [`BroadcastHandler`]; [`Stream::split`], [`Stream::tee`], [`OutputTag`] |
-//! | keep state | [`state`]: [`ValueState`], [`ListState`], [`MapState`], [`ReducingState`], [`AggregatingState`], [`SplitListState`], [`BroadcastState`] |
-//! | read and write | [`connectors`]; your own by [`Source`] and [`Sink`] |
+//! | keep state | [`state`]: [`ValueState`], [`ListState`], [`MapState`], [`ReducingState`], [`AggregatingState`], [`SplitListState`], [`UnionListState`], [`BroadcastState`]; plain fields by [`Checkpointed`] |
+//! | read and write | [`connectors`]; your own by [`Source`] and [`Sink`], or [`TwoPhaseCommit`] where there are transactions |
 //! | set checkpoints and restarts | [`Checkpointing`], [`RestartStrategy`], [`storage`] |
 //! | watch and stop a job | [`JobHandle`], [`JobStatus`], [`JobEvent`] |
-//! | measure a job | [`JobHandle::metrics`], [`metrics`](mod@metrics) |
+//! | measure a job | [`JobHandle::metrics`], [`JobHandle::checkpoint_stats`], [`metrics`](mod@metrics) |
 //! | know what went wrong | [`Error`], [`ErrorKind`] |
 //!
 //! Panics of user code are caught and restart the job, so a program must not be built with `panic = "abort"`.
@@ -101,9 +101,11 @@ pub use job::{
     JobEvent, JobHandle, JobMetrics, JobStatus, OperatorMetrics, SubtaskMetrics,
 };
 pub use operator::{
-    BoxFuture, BroadcastContext, BroadcastHandler, BroadcastInput, Claim, Context, Handler, Inputs,
-    KeyedInput, Operator, OperatorContext, OutputTag, PlainInput, PortList, RecoveryContext, Replay, Setup,
-    SideAccess, SideOutput, Sink, SinkWriter, Source, SourceReader, StartContext, SubtaskContext, Unkeyed,
+    BoxFuture, BroadcastContext, BroadcastHandler, BroadcastInput, Checkpointed, CheckpointedAsync, Claim,
+    Context, Handler, Inputs, KeyedInput, OpenTransaction, Operator, OperatorContext, OutputTag, PlainInput,
+    PortList, Preparation, RecoveryContext, Replay, Setup, SideAccess, SideOutput, Sink, SinkWriter, Source,
+    SourceReader, StartContext, SubtaskContext, TransactionContext, TransactionTimeout, TransactionWriter,
+    TwoPhase, TwoPhaseCommit, Unkeyed,
 };
 pub use restart::RestartStrategy;
 #[doc(no_inline)]
@@ -112,7 +114,7 @@ pub use tokio_util::sync::CancellationToken;
 #[doc(no_inline)]
 pub use state::{
     Aggregate, AggregatingState, BroadcastState, Key, ListState, MapState, ReducingState, SplitListState,
-    StateValue, ValueState,
+    StateValue, UnionListState, ValueState,
 };
 
 /// Everything that a job's code usually names.
@@ -127,15 +129,15 @@ pub mod prelude {
     };
     pub use crate::state::{
         Aggregate, AggregatingState, BroadcastState, ListState, MapState, ReducingState, SplitListState,
-        ValueState,
+        UnionListState, ValueState,
     };
     pub use crate::storage::{FileSystem, Memory};
     pub use crate::{BoxFuture, RecoveryContext, SinkWriter, SourceReader, SubtaskContext};
     pub use crate::{
-        BroadcastContext, BroadcastHandler, BroadcastStream, CancelOnDrop, CancellationToken, Checkpointing,
-        Connected, Context, Environment, Error, ErrorKind, Handler, JobEvent, JobHandle, JobStatus,
-        KeyedStream, Operator, OperatorContext, OperatorPipe, OutputTag, Pipe, RestartStrategy, Result,
-        Retention, Setup, SideOutput, Sink, Source, Stream, Unkeyed,
+        BroadcastContext, BroadcastHandler, BroadcastStream, CancelOnDrop, CancellationToken, Checkpointed,
+        CheckpointedAsync, Checkpointing, Connected, Context, Environment, Error, ErrorKind, Handler,
+        JobEvent, JobHandle, JobStatus, KeyedStream, Operator, OperatorContext, OperatorPipe, OutputTag,
+        Pipe, RestartStrategy, Result, Retention, Setup, SideOutput, Sink, Source, Stream, Unkeyed,
     };
 }
 

@@ -113,7 +113,7 @@ fn part<'a>(files: &'a Tree, name: &str) -> Vec<(&'a PathBuf, &'a Vec<u8>)> {
 }
 
 #[test]
-fn a_spoiled_log_entry_or_manifest_is_named_and_nothing_is_touched() {
+fn s5_6_a_spoiled_log_entry_or_manifest_is_named_and_nothing_is_touched() {
     let (files, _) = stopped();
     let log = part(&files, "/log/");
     let manifests = part(&files, "/manifest");

@@ -113,6 +113,56 @@ fn every_operator_and_subtask_counts_its_records() {
     assert_eq!(metrics.chain_of("twice").unwrap().name, "count -> twice");
 }
 
+#[test]
+fn what_goes_aside_counts_as_given_if_somebody_takes_it() {
+    /// Each number on, two of each third aside, one by one and as an iterator, and all where nobody listens.
+    struct Aside {
+        thirds: SideOutput<u64>,
+        nobody: SideOutput<u64>,
+    }
+
+    impl Operator for Aside {
+        type Key = Unkeyed;
+        type Out = u64;
+    }
+
+    impl Handler<(u32, u64)> for Aside {
+        fn handle(&mut self, (_, number): (u32, u64), ctx: &mut Context<'_, Self>) -> Result {
+            if number % 3 == 0 {
+                self.thirds.emit(ctx, number);
+                self.thirds.emit_iter(ctx, [number]);
+            }
+            self.nobody.emit(ctx, number);
+            ctx.emit(number);
+            Ok(())
+        }
+    }
+
+    const LEN: u64 = 3_000;
+    for rebalanced in [false, true] {
+        let metrics = virtual_process(in_time("side outputs", async {
+            let env = Environment::builder().parallelism(2).storage(Memory::new()).build().unwrap();
+            let tag = OutputTag::new("thirds");
+            let declared = tag.clone();
+            let numbers = env.source("numbers", Numbers::new(1, LEN));
+            let numbers = if rebalanced { numbers.rebalance() } else { numbers.start_new_chain() };
+            let (on, thirds) = numbers
+                .process("aside", move |setup| {
+                    let thirds = setup.side_output(&declared)?;
+                    Ok(Aside { thirds, nobody: setup.side_output(&OutputTag::new("nobody"))? })
+                })
+                .side_output(&tag);
+            on.sink("out", Collect::new());
+            thirds.sink("thirds", Collect::new());
+            let job = env.start_local("counted-aside").await.unwrap();
+            assert_eq!(job.wait().await.unwrap(), JobStatus::Finished);
+            job.metrics()
+        }));
+        assert_eq!(records(&metrics, "thirds"), (2 * LEN / 3, 0));
+        assert_eq!(records(&metrics, "aside"), (LEN, LEN + 2 * LEN / 3));
+    }
+}
+
 /// A chain of all kinds, whose map fails at the 150th record of a split, once.
 fn failing(env: &Environment, numbers: Numbers) {
     let fuse = Fuse::after(0);

@@ -1,16 +1,19 @@
 //! What operators are told about checkpoints, and what a finished job leaves.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
 mod common;
 
-use common::{Gate, Numbers, in_time, running, sorted, tree, virtual_process, visible_lines};
+use common::{
+    Fuse, Gate, Numbers, in_time, quiet_panics, running, sorted, tree, virtual_process, visible_lines,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::thread::ThreadId;
 use std::time::Duration;
 use strandline::prelude::*;
-use strandline::storage::{Fault, FaultyDisk, MemoryDisk, OnDisk, SharedDisk};
+use strandline::storage::{Fault, FaultyDisk, Injection, MemoryDisk, OnDisk, Operation, SharedDisk};
 use strandline::types::CheckpointId;
 
 const SPLITS: u32 = 2;
@@ -187,4 +190,193 @@ fn s11_4_a_finished_job_has_committed_everything_and_stays_finished() {
         assert_eq!(tree(&*disk, Path::new("")).await, before);
     }));
     assert_eq!(log.lock().unwrap().len(), 2, "no operator was made again");
+}
+
+/// What several operators of one chain were told, in order.
+type Calls = Arc<Mutex<Vec<(&'static str, Told)>>>;
+
+struct Named {
+    name: &'static str,
+    calls: Calls,
+    /// Makes `on_complete` fail.
+    fails: Option<Fuse>,
+    /// Whether a record is being handled, and on which thread all of this is to happen.
+    handling: bool,
+    home: ThreadId,
+}
+
+impl Named {
+    fn note(&self, told: Told) {
+        assert!(!self.handling, "told amid a record");
+        assert_eq!(std::thread::current().id(), self.home, "told on another thread");
+        self.calls.lock().unwrap().push((self.name, told));
+    }
+}
+
+impl Operator for Named {
+    type Key = Unkeyed;
+    type Out = (u32, u64);
+
+    fn on_complete(&mut self, checkpoint: CheckpointId) -> Result {
+        self.note(Told::Complete(checkpoint.0));
+        match &self.fails {
+            Some(fuse) if fuse.goes_off() => Err("injected".into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn on_aborted(&mut self, checkpoint: CheckpointId) -> Result {
+        self.note(Told::Aborted(checkpoint.0));
+        Ok(())
+    }
+}
+
+impl Handler<(u32, u64)> for Named {
+    fn handle(&mut self, record: (u32, u64), ctx: &mut Context<'_, Self>) -> Result {
+        self.handling = true;
+        ctx.emit(record);
+        self.handling = false;
+        Ok(())
+    }
+}
+
+/// Three operators in one chain, of which the second fails once when it is told.
+fn three(env: &Environment, numbers: Numbers, calls: &Calls, fails: &Fuse) -> Collect<(u32, u64)> {
+    let named = |name, fails: Option<&Fuse>| {
+        let (calls, fails) = (Arc::clone(calls), fails.cloned());
+        move |_: &mut Setup<'_, Unkeyed>| {
+            let (calls, fails, home) = (Arc::clone(&calls), fails.clone(), std::thread::current().id());
+            Ok(Named { name, calls, fails, handling: false, home })
+        }
+    };
+    let out = Collect::new();
+    env.source("numbers", numbers)
+        .process("first", named("first", None))
+        .process("second", named("second", Some(fails)))
+        .process("third", named("third", None))
+        .sink("out", out.clone());
+    out
+}
+
+#[test]
+fn s13_2_the_end_of_the_chain_is_told_first_and_all_are_told_whatever_one_says() {
+    let calls = Calls::default();
+    virtual_process(in_time("one fails when it is told", async {
+        let env = Environment::builder()
+            .parallelism(1)
+            .checkpointing(hourly())
+            .storage(strandline::storage::Memory::new())
+            .restart(RestartStrategy::fixed_delay(1, Duration::ZERO))
+            .build()
+            .unwrap();
+        let (numbers, gate) = Numbers::gated(1, LEN);
+        let out = three(&env, numbers, &calls, &Fuse::after(0));
+        let job = env.start_local("all-are-told").await.unwrap();
+        let mut events = job.events();
+        running(&job).await;
+        assert_eq!(job.checkpoint().await.unwrap(), CheckpointId(1));
+        gate.open_to(u64::MAX);
+        assert_eq!(job.wait().await.unwrap(), JobStatus::Finished);
+        let told: Vec<String> =
+            std::iter::from_fn(|| events.try_recv().ok()).map(|e| format!("{e:?}")).collect();
+        let restart = told.iter().find(|event| event.contains("Restarting")).unwrap();
+        assert!(restart.contains("second"), "{restart}");
+        assert_eq!(out.records().len(), usize::try_from(LEN).unwrap());
+    }));
+    let round = |id| ["third", "second", "first"].map(|name| (name, Told::Complete(id)));
+    assert_eq!(*calls.lock().unwrap(), [round(1), round(2)].concat());
+}
+
+/// The operators assert it themselves.
+#[test]
+fn s13_8_operators_are_told_on_their_own_thread_between_records() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let calls = Calls::default();
+    let never = Fuse::after(u64::MAX / 2);
+    runtime.block_on(in_time("many checkpoints of a busy job", async {
+        let env = Environment::builder()
+            .parallelism(2)
+            .checkpointing(hourly())
+            .storage(strandline::storage::Memory::new())
+            .build()
+            .unwrap();
+        let (numbers, gate) = Numbers::gated(2, u64::MAX);
+        gate.open_to(u64::MAX);
+        let fast = three(&env, numbers, &calls, &never);
+        let job = env.start("on-its-thread").await.unwrap();
+        running(&job).await;
+        for _ in 0..20 {
+            job.checkpoint().await.unwrap();
+        }
+        job.cancel().await.unwrap();
+        drop(fast);
+    }));
+    assert!(calls.lock().unwrap().len() >= 19 * 2 * 3);
+}
+
+#[test]
+fn s13_4_who_has_stopped_or_began_from_it_hears_nothing_of_a_checkpoint() {
+    quiet_panics();
+    let log = Log::default();
+    virtual_process(in_time("a failure amid a commit", async {
+        let slow =
+            Injection::of(Fault::Slow(Duration::from_secs(30))).on([Operation::Publish]).at_path("/log/");
+        let inner: SharedDisk = Arc::new(MemoryDisk::new());
+        let disk: SharedDisk = Arc::new(FaultyDisk::new(inner).failing(slow.from(2)));
+        let env = Environment::builder()
+            .parallelism(1)
+            .checkpointing(hourly())
+            .storage(OnDisk::new(disk, "checkpoints"))
+            .restart(RestartStrategy::fixed_delay(1, Duration::ZERO))
+            .build()
+            .unwrap();
+        let (numbers, gate) = Numbers::gated(1, LEN);
+        let (fuse, instances) = (Fuse::after(10), Arc::clone(&log));
+        env.source("numbers", numbers)
+            .inspect(move |_| assert!(!fuse.goes_off(), "injected"))
+            .process("listens", move |_| {
+                let mut log = instances.lock().unwrap();
+                let instance = log.len();
+                log.insert(instance, Vec::new());
+                Ok(Listens { instance, log: Arc::clone(&instances) })
+            })
+            .sink("out", Collect::new());
+        let job = env.start_local("stopped").await.unwrap();
+        running(&job).await;
+        let asked = tokio::task::spawn_local({
+            let job = job.clone();
+            async move { job.checkpoint().await }
+        });
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        gate.open_to(u64::MAX);
+        assert_eq!(asked.await.unwrap().unwrap(), CheckpointId(1));
+        assert_eq!(job.wait().await.unwrap(), JobStatus::Finished);
+    }));
+    let expected = [(0, vec![]), (1, vec![Told::Complete(2)])];
+    assert_eq!(*log.lock().unwrap(), BTreeMap::from(expected));
+}
+
+#[test]
+fn s13_3_word_of_an_abort_does_not_repeat_what_was_restored() {
+    let log = Log::default();
+    let inner: SharedDisk = Arc::new(MemoryDisk::new());
+    let fails = || Injection::of(Fault::NoEffect).on([Operation::Create]).at_path("chk-2-").at(1);
+    for (life, stop) in [(0, 10), (1, 20)] {
+        let disk: SharedDisk = Arc::new(FaultyDisk::new(Arc::clone(&inner)).failing(fails()));
+        virtual_process(in_time("two lives", async {
+            let (env, gate) = describe(&disk, hourly(), &log);
+            let job = env.start_local("restored").await.unwrap();
+            running(&job).await;
+            gate.open_to(stop);
+            gate.reached(SPLITS, stop).await;
+            assert_eq!(job.checkpoint().await.is_ok(), life == 0);
+            job.cancel().await.unwrap();
+        }));
+    }
+    let told = |instances: std::ops::Range<usize>| {
+        let log = log.lock().unwrap();
+        instances.map(|instance| log[&instance].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(told(0..2), [[Told::Complete(1)], [Told::Complete(1)]]);
+    assert_eq!(told(2..4), [[Told::Aborted(2)], [Told::Aborted(2)]]);
 }

@@ -77,6 +77,8 @@ pub struct InputGate {
     /// Records that were in flight in the checkpoint this attempt starts from, in order. They come before all others.
     restored: VecDeque<InHand>,
     capture: Option<Capture>,
+    /// The barrier of the newest checkpoint, for the statistics.
+    barrier: Option<Barrier>,
     /// What has been decided and not yet been told.
     events: VecDeque<GateEvent>,
 }
@@ -102,6 +104,7 @@ impl InputGate {
             listener: Listener::default(),
             restored: VecDeque::new(),
             capture: None,
+            barrier: None,
             events: VecDeque::new(),
             inlets,
         }
@@ -218,7 +221,18 @@ impl InputGate {
         self.capture.take_if(|capture| capture.checkpoint == checkpoint);
     }
 
+    /// The barrier of the newest checkpoint that has come to any of its channels.
+    #[must_use]
+    pub fn newest_barrier(&self) -> Option<Barrier> {
+        self.barrier
+    }
+
     fn align(&mut self, event: AlignmentEvent, in_hand: Option<&InHand>) -> Result<(), Error> {
+        if let AlignmentEvent::Announced(barrier) | AlignmentEvent::Barrier { barrier, .. } = event
+            && self.barrier.is_none_or(|known| known.checkpoint < barrier.checkpoint)
+        {
+            self.barrier = Some(barrier);
+        }
         for action in self.alignment.on(event, self.clock.now()) {
             match action {
                 // Blocking is looked up, not carried out: a blocked channel is just not polled.

@@ -99,8 +99,7 @@ fn encode<T: Record>(batch: &AnyBatch, to: &mut Vec<u8>) -> Result<(), Error> {
     to.extend_from_slice(&n.to_le_bytes());
     to.push(u8::from(!hashes.is_empty()));
     hashes.iter().for_each(|hash| to.extend_from_slice(&hash.to_le_bytes()));
-    *to = codec::append(items, std::mem::take(to))?;
-    Ok(())
+    codec::append(items, to)
 }
 
 fn decode<T: Record>(mut bytes: &[u8], wanted: Wanted<'_>) -> Result<Vec<AnyBatch>, Error> {

@@ -26,6 +26,8 @@ pub struct Coordinator<S> {
     min_pause: Duration,
     timeout: Duration,
     life: Life,
+    /// Whether somebody has stopped the schedule.
+    paused: bool,
     next_id: CheckpointId,
     next_tick: Option<Monotonic>,
     ending: Ending,
@@ -92,6 +94,7 @@ impl<S: Clone> Coordinator<S> {
             min_pause: settings.get_min_pause(),
             timeout: settings.get_timeout().max(Duration::from_millis(10)),
             life: Life::Stopped,
+            paused: false,
             next_id: latest_completed.map_or(first_id, |latest| first_id.max(latest.next())),
             next_tick: None,
             ending: Ending::No,
@@ -113,6 +116,8 @@ impl<S: Clone> Coordinator<S> {
             Event::Start { attempt, random, first } => self.start(attempt, random, first, now, &mut out),
             Event::Stop { reason } => self.stop(&reason, Life::Stopped, now, &mut out),
             Event::Shutdown => self.stop(&FailureReason::Shutdown, Life::Shutdown, now, &mut out),
+            Event::StopSchedule => self.stop_schedule(now, &mut out),
+            Event::StartSchedule => self.start_schedule(now),
             Event::Timer => self.timer(now, &mut out),
             Event::Request { request, kind } => self.submit(Request::of(request, kind), now, &mut out),
             Event::Prepared { checkpoint, result } => self.prepared(checkpoint, result, now, &mut out),
@@ -123,7 +128,7 @@ impl<S: Clone> Coordinator<S> {
                 };
                 // After a shutdown the files belong to whoever comes next.
                 if let (AckResult::Unknown(state), true) = (result, self.life != Life::Shutdown) {
-                    out.push(Action::Discard { state });
+                    out.push(Action::Discard { checkpoint, state });
                 }
             }
             Event::Decline { checkpoint, subtask, attempt, reason } => {
@@ -185,10 +190,24 @@ impl<S: Clone> Coordinator<S> {
         self.pending.keys().copied().collect()
     }
 
+    /// Whether this checkpoint is under way, perhaps completed, or completed and kept: its files are needed.
+    #[must_use]
+    pub fn is_known(&self, checkpoint: CheckpointId) -> bool {
+        self.pending.contains_key(&checkpoint)
+            || self.unsettled() == Some(checkpoint)
+            || self.retained().contains(&checkpoint)
+    }
+
     /// The checkpoint whose commit has an unknown outcome. Tell it with [`Event::Persisted`] when the log was read back.
     #[must_use]
     pub fn unsettled(&self) -> Option<CheckpointId> {
         self.unsettled.as_ref().map(|(checkpoint, _)| *checkpoint)
+    }
+
+    /// Whether periodic checkpoints are being taken: a job with an interval runs, and nobody has stopped the schedule.
+    #[must_use]
+    pub fn is_periodic_started(&self) -> bool {
+        self.next_tick.is_some()
     }
 
     /// The completed checkpoints that are kept, in the order they completed.
@@ -213,11 +232,26 @@ impl<S: Clone> Coordinator<S> {
         }
         self.life = Life::Running(attempt);
         self.unsettled = None;
-        self.next_tick = self.interval.map(|interval| {
+        self.next_tick = self.interval.filter(|_| !self.paused).map(|interval| {
             let spread = millis(interval.saturating_sub(self.min_pause));
             let extra = if first { random % spread.saturating_add(1) } else { 0 };
             now.after(self.min_pause).after(Duration::from_millis(extra))
         });
+    }
+
+    fn stop_schedule(&mut self, now: Monotonic, out: &mut Vec<Action<S>>) {
+        self.paused = true;
+        self.next_tick = None;
+        if matches!(self.life, Life::Running(_)) {
+            self.abort_all(&FailureReason::Suspended, now, out);
+        }
+    }
+
+    fn start_schedule(&mut self, now: Monotonic) {
+        let was_paused = std::mem::take(&mut self.paused);
+        if was_paused && matches!(self.life, Life::Running(_)) {
+            self.next_tick = self.interval.map(|_| now.after(self.min_pause));
+        }
     }
 
     /// Ends all that waits or is under way, except a commit.
@@ -242,9 +276,11 @@ impl<S: Clone> Coordinator<S> {
             self.abort(id, reason, None, now, out);
         }
         for request in self.decider.drain() {
-            // Nobody misses a tick or a final checkpoint that was not begun.
-            if matches!(request.asker, Asker::Caller(_)) {
-                self.report(request.asker, None, reason, now, out);
+            match request.asker {
+                Asker::Caller(_) => self.report(request.asker, None, reason, now, out),
+                // Nobody misses a tick or a final checkpoint that was not begun; the latter is asked for again.
+                Asker::Schedule => {}
+                Asker::End => self.retry_final(now),
             }
         }
     }

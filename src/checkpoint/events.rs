@@ -79,6 +79,11 @@ pub enum Event<S> {
     },
     /// Every source subtask has reached its end: take the final checkpoint. Said again by each attempt.
     InputEnded,
+    /// Take no more periodic checkpoints, in later attempts neither. All that waits or is under way fails, whoever asked for it, except
+    /// a commit; what is asked for afterwards is taken, and so is the final checkpoint.
+    StopSchedule,
+    /// Take periodic checkpoints again, the first one after the min pause. Nothing changes if they are being taken.
+    StartSchedule,
     /// The end: all that is under way or waits fails, and nothing is begun any more.
     Shutdown,
 }
@@ -146,6 +151,8 @@ pub enum Action<S> {
     },
     /// Delete the files of one state: nobody waits for it any more.
     Discard {
+        /// The checkpoint that it was written for.
+        checkpoint: CheckpointId,
         /// The state.
         state: S,
     },

@@ -37,10 +37,10 @@ impl Manifest {
     ///
     /// | version | content |
     /// |---|---|
-    /// | 1 | all but `in_flight` |
-    /// | 2 | the same, then `in_flight` |
+    /// | 1 | all but `in_flight`, and no [`Distribution::Union`] |
+    /// | 2 | the same with [`Distribution::Union`]; then `in_flight`, unless it is empty |
     ///
-    /// Without anything in flight version 1 is written, so that an older program can go on from there.
+    /// What does without either is written as version 1, which older programs read.
     pub const FORMAT: Format = Format { kind: *b"MANI", version: 2 };
 
     /// The bytes of the manifest's file.
@@ -48,11 +48,13 @@ impl Manifest {
     /// # Errors
     /// [`FormatError::Malformed`] if it cannot be encoded.
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
-        if self.in_flight.is_empty() {
-            envelope::encode(Format { version: 1, ..Self::FORMAT }, self)
-        } else {
-            envelope::encode(Self::FORMAT, &(self, &self.in_flight))
+        let mut lists =
+            self.operators.iter().flat_map(|operator| &operator.subtasks).flat_map(|subtask| &subtask.lists);
+        if !self.in_flight.is_empty() {
+            return envelope::encode(Self::FORMAT, &(self, &self.in_flight));
         }
+        let version = if lists.any(|list| list.distribution == Distribution::Union) { 2 } else { 1 };
+        envelope::encode(Format { version, ..Self::FORMAT }, self)
     }
 
     /// Reads the bytes of a manifest's file. Never panics, whatever the bytes.
@@ -61,12 +63,12 @@ impl Manifest {
     /// Any [`FormatError`]: empty, cut short, foreign, of another kind, damaged, newer, or without sense.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let (version, payload) = envelope::unseal(Self::FORMAT, bytes)?;
-        let manifest: Self = if version == 1 {
-            envelope::parse(payload)?
+        let (mut manifest, rest): (Self, &[u8]) = envelope::parse_front(payload)?;
+        if version > 1 && !rest.is_empty() {
+            manifest.in_flight = envelope::parse(rest)?;
         } else {
-            let (manifest, in_flight) = envelope::parse(payload)?;
-            Self { in_flight, ..manifest }
-        };
+            envelope::check_end(rest)?;
+        }
         // Read by serde, so not yet checked: 0 groups would be divided by.
         MaxParallelism::new(manifest.max_parallelism.get())
             .map_err(|error| FormatError::Malformed(error.to_string()))?;
@@ -151,12 +153,15 @@ pub enum Distribution {
     Split,
     /// Every subtask stores a whole copy, and every subtask gets one back (Flink's broadcast state).
     Broadcast,
+    /// Every subtask gets the elements of all subtasks (Flink's union list state). Since version 2.
+    Union,
 }
 
 /// What a state holds: shown in errors, compared on restore.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StateSchema {
-    /// `value`, `list`, `map`, `reducing`, `aggregating`, or `split-list`, `broadcast`, `source-splits`, `sink-commits`.
+    /// `value`, `list`, `map`, `reducing`, `aggregating`, or `split-list`, `union-list`, `broadcast`, `instance-fields`, `source-splits`, `sink-commits`,
+    /// `open-transactions`.
     pub kind: String,
     /// Shape of the key in serde's terms; empty for operator state.
     pub key: String,

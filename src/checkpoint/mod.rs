@@ -2,22 +2,31 @@
 
 mod alignment;
 mod barrier;
+mod completed;
 mod coordinator;
 pub mod duration_text;
 pub mod envelope;
 mod events;
 mod failures;
 pub mod metadata;
+mod notifications;
 mod pending;
 mod request;
 mod retention;
 mod settings;
+mod statistics;
 
 pub use alignment::{AbortReason, Alignment, AlignmentAction, AlignmentEvent};
 pub use barrier::{Barrier, BarrierKind};
+pub use completed::{CompletedCheckpoint, OperatorSummary, StateSummary};
 pub use coordinator::Coordinator;
 pub use events::{Action, Event, PersistFailure};
 pub use failures::{CheckpointFailure, FailureReason};
+pub use notifications::Notifications;
 pub use request::{RequestId, RequestKind};
 pub use retention::{JobEnd, deleted_at_end};
 pub use settings::{Checkpointing, CheckpointingMode, Retention};
+pub use statistics::{
+    CheckpointCounts, CheckpointOutcome, CheckpointRecord, CheckpointStatistics, CheckpointSummary,
+    RestoredCheckpoint, SnapshotReport, StatisticsTracker, SubtaskRecord, Summary,
+};

@@ -38,6 +38,7 @@ pub struct Checkpointing {
     tolerable_failures: u32,
     retain: u32,
     on_cancellation: Retention,
+    history: u32,
 }
 
 /// What state is after a failure (Flink's `CheckpointingMode`).
@@ -79,6 +80,7 @@ impl Default for Checkpointing {
             tolerable_failures: 0,
             retain: 1,
             on_cancellation: Retention::default(),
+            history: 10,
         }
     }
 }
@@ -162,6 +164,13 @@ impl Checkpointing {
         self
     }
 
+    /// Fail or go on when a checkpoint fails: `true` is [`tolerable_failures(0)`](Self::tolerable_failures), the default, `false` is
+    /// `tolerable_failures(u32::MAX)` (Flink's old `setFailOnCheckpointingErrors`). Between the two is mostly better.
+    #[must_use]
+    pub fn fail_on_checkpoint_errors(self, fail: bool) -> Self {
+        self.tolerable_failures(if fail { 0 } else { u32::MAX })
+    }
+
     /// How many completed checkpoints to keep, at least 1. Default 1. More let you go back further by hand, and cost their disk
     /// space. Start with 1; with 3 where the storage is not trusted.
     #[must_use]
@@ -174,6 +183,14 @@ impl Checkpointing {
     #[must_use]
     pub fn on_cancellation(mut self, retention: Retention) -> Self {
         self.on_cancellation = retention;
+        self
+    }
+
+    /// How many ended checkpoints [`JobHandle::checkpoint_stats`](crate::JobHandle::checkpoint_stats) remembers. Default 10. More show more of the past
+    /// and cost some 100 bytes per subtask each. Start with 10.
+    #[must_use]
+    pub fn history(mut self, checkpoints: u32) -> Self {
+        self.history = checkpoints;
         self
     }
 
@@ -246,6 +263,12 @@ impl Checkpointing {
     #[must_use]
     pub fn get_on_cancellation(&self) -> Retention {
         self.on_cancellation
+    }
+
+    /// See [`history`](Self::history).
+    #[must_use]
+    pub fn get_history(&self) -> u32 {
+        self.history
     }
 
     /// Everything wrong with these settings, one sentence each; empty if nothing is.
@@ -353,6 +376,14 @@ mod tests {
         assert_eq!(kind(Checkpointing::default().aligned_timeout(Duration::ZERO)), BarrierKind::Unaligned);
         let until = BarrierKind::AlignedUntil(Monotonic(130));
         assert_eq!(kind(Checkpointing::default().aligned_timeout(ms(30))), until);
+    }
+
+    #[test]
+    fn s4_6_fail_or_go_on_is_none_or_all_tolerated() {
+        let tolerated =
+            |fail| Checkpointing::default().fail_on_checkpoint_errors(fail).get_tolerable_failures();
+        assert_eq!((tolerated(true), tolerated(false)), (0, u32::MAX));
+        assert_eq!(Checkpointing::default().get_tolerable_failures(), 0);
     }
 
     #[test]

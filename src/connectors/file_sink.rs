@@ -8,17 +8,17 @@ mod json;
 mod names;
 #[cfg(test)]
 mod tests;
-mod writer;
+mod transaction;
 
 #[cfg(feature = "csv")]
 pub use self::csv::CsvEncode;
 pub use encode::{DisplayLines, Encode, EncodeWith};
 #[cfg(feature = "json")]
 pub use json::JsonEncode;
-pub use writer::FileWriter;
+pub use transaction::FileTransaction;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::operator::{RecoveryContext, Sink, SubtaskContext};
+use crate::operator::{RecoveryContext, TransactionContext, TwoPhaseCommit, two_phase_sink};
 use crate::storage::{LocalDisk, SharedDisk, io_error};
 use names::{Found, Names, Part};
 use serde::{Deserialize, Serialize};
@@ -156,39 +156,50 @@ pub struct FileCommit {
     pub bytes: u64,
 }
 
-impl<T: 'static, E: Encode<T>> Sink<T> for FileSink<E> {
-    type Commit = FileCommit;
-    type Writer = FileWriter<E>;
+impl<T: 'static, E: Encode<T>> TwoPhaseCommit<T> for FileSink<E> {
+    type Transaction = FileCommit;
+    type Open = FileTransaction<E>;
 
-    async fn recover(&self, restored: Vec<FileCommit>, context: &RecoveryContext) -> Result {
+    async fn begin_recovery(&self, context: &RecoveryContext) -> Result {
         let names = Names::of(&context.operator);
         self.check(&names)?;
         self.folder.create().await?;
-        let found = self.folder.find(&names).await?;
         // Refuse before anything is changed.
-        for file in &found {
-            self.folder.refuse_foreign(file, context)?;
+        for file in self.folder.find(&names).await? {
+            self.folder.refuse_foreign(&file, context)?;
         }
-        self.folder.commit(restored).await?;
+        Ok(())
+    }
+
+    /// Files that were open are found by their names: no checkpoint need hold them.
+    async fn end_recovery(&self, context: &RecoveryContext) -> Result {
+        let found = self.folder.find(&Names::of(&context.operator)).await?;
         self.folder.sweep(found, context).await
     }
 
-    fn writer(&self, context: &SubtaskContext) -> Result<FileWriter<E>> {
-        let names = Names::of(&context.operator);
+    fn begin(&self, context: &TransactionContext) -> Result<FileTransaction<E>> {
+        let names = Names::of(&context.subtask.operator);
         self.check(&names)?;
-        let first = Part {
-            generation: context.generation.0,
-            attempt: context.attempt.0,
-            subtask: context.subtask.0,
-            sequence: 0,
+        let part = Part {
+            generation: context.subtask.generation.0,
+            attempt: context.subtask.attempt.0,
+            subtask: context.subtask.subtask.0,
+            sequence: context.sequence,
         };
-        Ok(FileWriter::new(self, names, first))
+        Ok(FileTransaction::new(self, &names, part))
     }
 
-    async fn commit(&self, commits: Vec<FileCommit>) -> Result {
-        self.folder.commit(commits).await
+    async fn commit(&self, commit: FileCommit) -> Result {
+        self.folder.publish(&commit).await
+    }
+
+    /// Also when all had been renamed before: the sync may be what was missing.
+    async fn sync(&self) -> Result {
+        self.folder.sync().await
     }
 }
+
+two_phase_sink!([T: 'static, E: Encode<T>] FileSink<E>, |this| this, FileSink<E>);
 
 impl Folder {
     async fn create(&self) -> Result {
@@ -257,17 +268,6 @@ impl Folder {
             }
         }
         if removed { self.sync().await } else { Ok(()) }
-    }
-
-    async fn commit(&self, commits: Vec<FileCommit>) -> Result {
-        if commits.is_empty() {
-            return Ok(());
-        }
-        for commit in &commits {
-            self.publish(commit).await?;
-        }
-        // Also when all had been renamed before: the sync may be what was missing.
-        self.sync().await
     }
 
     /// Gives one file its visible name. Another process, or this one before a crash, may have done so, or may be doing it now.

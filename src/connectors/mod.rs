@@ -13,6 +13,8 @@
 //! | sink | delivery |
 //! |---|---|
 //! | [`FileSink`]: files in a folder | exactly once, after any crash |
+//! | [`TwoPhase`](crate::TwoPhase): any system with transactions | exactly once |
+//! | [`WriteAhead`]: any system without | exactly once where a batch that comes twice takes effect once |
 //! | [`Collect`]: memory of this process | exactly once while the process lives |
 //! | [`Print`]: standard output or any writer | at least once |
 //! | [`ToSink`]: a sink or a channel of this process | at least once |
@@ -36,6 +38,7 @@ mod test_support;
 mod text_files;
 mod throttle;
 mod to_sink;
+mod write_ahead;
 
 #[cfg(feature = "csv")]
 pub use self::csv::Csv;
@@ -45,7 +48,7 @@ pub use collect::{Collect, CollectCommit, CollectWriter};
 pub use file_sink::CsvEncode;
 #[cfg(feature = "json")]
 pub use file_sink::JsonEncode;
-pub use file_sink::{DisplayLines, Encode, EncodeWith, FileCommit, FileSink, FileWriter};
+pub use file_sink::{DisplayLines, Encode, EncodeWith, FileCommit, FileSink, FileTransaction};
 pub use from_stream::{FromStream, StreamPosition, StreamReader};
 pub use ingest::{Ingest, IngestError};
 pub use iter::{Generate, Iter, IterPosition, IterReader};
@@ -56,3 +59,4 @@ pub use results::Results;
 pub use text_files::{TextFiles, TextReader, TextSplit};
 pub use throttle::{SourceExt, Throttled, ThrottledReader};
 pub use to_sink::{ToSink, ToSinkWriter};
+pub use write_ahead::{BatchId, CheckpointCommitter, Deliver, DiskCommitter, WriteAhead, WriteAheadWriter};

@@ -26,6 +26,7 @@ pub(super) fn run_context(generation: u64, attempt: u32, subtask: u32) -> Subtas
 
 pub(super) fn recovery(generation: u64, attempt: u32) -> RecoveryContext {
     RecoveryContext {
+        now: crate::types::Timestamp(0),
         operator: "op".into(),
         generation: Generation(generation),
         attempt: Attempt(attempt),

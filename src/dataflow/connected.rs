@@ -46,7 +46,11 @@ impl<K, L: PortList> Connected<K, L> {
 
     /// Runs an operator that takes the records of all inputs. `factory` makes one instance per subtask and restart, and
     /// declares its states; `uid` names it: its state is matched by that. `finish` is called when all inputs have ended.
-    pub fn process<O, F>(mut self, uid: &str, factory: F) -> Stream<O::Out, impl OperatorPipe<Out = O::Out>>
+    pub fn process<O, F>(
+        mut self,
+        uid: &str,
+        factory: F,
+    ) -> Stream<O::Out, impl OperatorPipe<Out = O::Out, Operator = O>>
     where
         O: Operator<Key = K>,
         L: Inputs<O>,

@@ -23,7 +23,11 @@ pub struct KeyedStream<K, T> {
 impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
     /// Runs an operator. `factory` makes one instance per subtask and restart, and declares its states; `uid` names it: its
     /// state is matched by that.
-    pub fn process<O, F>(self, uid: &str, factory: F) -> Stream<O::Out, impl OperatorPipe<Out = O::Out>>
+    pub fn process<O, F>(
+        self,
+        uid: &str,
+        factory: F,
+    ) -> Stream<O::Out, impl OperatorPipe<Out = O::Out, Operator = O>>
     where
         O: Operator<Key = K> + Handler<T>,
         F: Fn(&mut Setup<'_, K>) -> Result<O> + Clone + Send + 'static,

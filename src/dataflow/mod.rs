@@ -1,5 +1,6 @@
 //! What users write – [`Stream`], [`KeyedStream`], [`Connected`] – and the plan it becomes: uids, chains, edges.
 
+mod checkpointed;
 mod connected;
 mod functions;
 mod graph;

@@ -3,11 +3,10 @@
 use super::pipe::Pipe;
 use crate::error::{Error, Result};
 use crate::operator::{
-    BuildContext, Chain, Core, Handler, Inputs, Operator, OperatorHead, ProcessStage, Push, Setup, Sides,
-    TakenSide, Unkeyed, in_operator,
+    BuildContext, Chain, Core, Fields, Handler, Inputs, Instance, Made, Operator, OperatorHead, ProcessStage,
+    Push, Setup, Sides, TakenSide, Unkeyed, in_operator,
 };
 use crate::types::OperatorId;
-use std::marker::PhantomData;
 
 /// The recipe of a chain that so far ends in an operator: what `process` returns, and what
 /// [`side_output`](crate::Stream::side_output) asks for. In signatures: `Stream<T, impl OperatorPipe<Out = T>>`.
@@ -17,9 +16,16 @@ use std::marker::PhantomData;
     note = "call `.side_output(&tag)` right after `.process(uid, factory)`, before any other stage"
 )]
 pub trait OperatorPipe: Pipe {
+    /// The operator.
+    type Operator: Operator;
+
     /// The same with a side output taken.
     #[doc(hidden)]
-    type WithSide: OperatorPipe<Out = Self::Out>;
+    type WithSide: OperatorPipe<Out = Self::Out, Operator = Self::Operator>;
+
+    /// The same with its fields stored in checkpoints.
+    #[doc(hidden)]
+    fn with_fields(self, fields: Fields<Self::Operator>) -> Self;
 
     /// Takes a side output of the operator.
     #[doc(hidden)]
@@ -35,7 +41,7 @@ pub(super) struct OperatorRecipe<O, F> {
     id: OperatorId,
     factory: F,
     sides: Vec<TakenSide>,
-    operator: PhantomData<fn() -> O>,
+    fields: Option<Fields<O>>,
 }
 
 impl<O, F: Clone> Clone for OperatorRecipe<O, F> {
@@ -44,7 +50,7 @@ impl<O, F: Clone> Clone for OperatorRecipe<O, F> {
             id: self.id.clone(),
             factory: self.factory.clone(),
             sides: self.sides.clone(),
-            operator: PhantomData,
+            fields: self.fields,
         }
     }
 }
@@ -55,19 +61,25 @@ where
     F: Fn(&mut Setup<'_, O::Key>) -> Result<O> + Clone + Send + 'static,
 {
     pub(super) fn new(id: OperatorId, factory: F) -> Self {
-        Self { id, factory, sides: Vec::new(), operator: PhantomData }
+        Self { id, factory, sides: Vec::new(), fields: None }
     }
 
-    /// Calls the factory. Returns the operator and everything it has beside itself.
-    fn make(&self, context: &mut BuildContext) -> Result<(O, Core<O::Out>), Error> {
-        let Self { id, factory, sides, .. } = self;
+    /// Calls the factory, and restores what it declares.
+    fn make(self, context: &mut BuildContext) -> Result<Made<O>, Error> {
+        let Self { id, factory, sides, fields } = &self;
         let mut states = context.states_of(id);
         let mut sides = Sides::new(id, sides, context);
         let subtask = context.context_of(id);
-        let operator = in_operator(id, "the factory failed", || {
+        let mut operator = in_operator(id, "the factory failed", || {
             factory(&mut Setup::new(&subtask, &mut states, &mut sides))
         })?;
         sides.check().map_err(|error| error.operator(id))?;
+        if let Some(fields) = fields {
+            let instance = Instance { subtask: subtask.subtask.0, parallelism: subtask.parallelism };
+            let what = "the fields of an operator could not be restored";
+            in_operator(id, what, || fields.restore(&mut operator, &mut states, instance))?;
+        }
+        states.leave_unions_to_the_first(subtask.subtask.0);
         for state in states.undeclared() {
             tracing::warn!(
                 operator = %id,
@@ -76,7 +88,8 @@ where
                 "the checkpoint holds a state that the operator does not declare: it is kept; was it renamed?"
             );
         }
-        Ok((operator, Core::new(states, sides, context.counters_of(id))))
+        let core = Core::new(states, sides, context.counters_of(id));
+        Ok(Made { operator, core, fields: self.fields, id: self.id })
     }
 }
 
@@ -105,9 +118,8 @@ where
     }
 
     fn build<D: Push<O::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
-        let (operator, core) = self.recipe.make(context)?;
-        let finished = context.finished;
-        Ok(Box::new(OperatorHead::new(self.recipe.id, operator, core, self.inputs, down, finished)))
+        let made = self.recipe.make(context)?;
+        Ok(Box::new(OperatorHead::new(made, self.inputs, down, context.finished)))
     }
 }
 
@@ -117,7 +129,13 @@ where
     L: Inputs<O>,
     F: Fn(&mut Setup<'_, O::Key>) -> Result<O> + Clone + Send + 'static,
 {
+    type Operator = O;
     type WithSide = Self;
+
+    fn with_fields(mut self, fields: Fields<O>) -> Self {
+        self.recipe.fields = Some(fields);
+        self
+    }
 
     fn with_side(mut self, side: TakenSide) -> Self {
         self.recipe.sides.push(side);
@@ -154,9 +172,8 @@ where
     }
 
     fn build<D: Push<O::Out>>(self, down: D, context: &mut BuildContext) -> Result<Box<dyn Chain>, Error> {
-        let (operator, core) = self.recipe.make(context)?;
-        let finished = context.finished;
-        let stage = ProcessStage::<O, D, SIDES>::new(self.recipe.id, operator, core, down, finished);
+        let made = self.recipe.make(context)?;
+        let stage = ProcessStage::<O, D, SIDES>::new(made, down, context.finished);
         self.up.build(stage, context)
     }
 }
@@ -167,7 +184,13 @@ where
     O: Operator<Key = Unkeyed> + Handler<P::Out>,
     F: Fn(&mut Setup<'_, Unkeyed>) -> Result<O> + Clone + Send + 'static,
 {
+    type Operator = O;
     type WithSide = ProcessPipe<P, O, F, true>;
+
+    fn with_fields(mut self, fields: Fields<O>) -> Self {
+        self.recipe.fields = Some(fields);
+        self
+    }
 
     fn with_side(mut self, side: TakenSide) -> Self::WithSide {
         self.recipe.sides.push(side);

@@ -122,7 +122,11 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
 
     /// Runs an operator without keys, inside the chain. `factory` makes one instance per subtask and restart, and declares its
     /// states; `uid` names it: its state is matched by that.
-    pub fn process<O, F>(mut self, uid: &str, factory: F) -> Stream<O::Out, impl OperatorPipe<Out = O::Out>>
+    pub fn process<O, F>(
+        mut self,
+        uid: &str,
+        factory: F,
+    ) -> Stream<O::Out, impl OperatorPipe<Out = O::Out, Operator = O>>
     where
         O: Operator<Key = Unkeyed> + Handler<T>,
         F: Fn(&mut Setup<'_, Unkeyed>) -> Result<O> + Clone + Send + 'static,
@@ -144,7 +148,7 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
     pub fn side_output<U: Record>(
         mut self,
         tag: &OutputTag<U>,
-    ) -> (Stream<T, impl OperatorPipe<Out = T>>, Stream<U>)
+    ) -> (Stream<T, impl OperatorPipe<Out = T, Operator = P::Operator>>, Stream<U>)
     where
         P: OperatorPipe,
     {

@@ -245,7 +245,7 @@ impl Environment {
             return Ok(never_run(name, &settings));
         }
         let registration = registry::register(&name)?;
-        let shared = Arc::new(JobShared::new(settings.meter()));
+        let shared = Arc::new(JobShared::new(settings.meter(), settings.statistics()));
         let workers = self.workers(settings.plan.layout.widest());
         let (opened, result) = oneshot::channel();
         let on_thread = Arc::clone(&shared);
@@ -314,7 +314,7 @@ impl Environment {
         if self.is_cancelled() {
             return Ok(never_run(name, &settings));
         }
-        let shared = Arc::new(JobShared::new(settings.meter()));
+        let shared = Arc::new(JobShared::new(settings.meter(), settings.statistics()));
         match open(settings).await.map_err(|error| error.job(&name))? {
             OpenedJob::Finished(checkpoint) => {
                 shared.decide(Ok(JobStatus::Finished));
@@ -396,7 +396,7 @@ impl Environment {
 fn never_run(name: JobName, settings: &JobSettings) -> JobHandle {
     // For the ends of its streams it has ended now. Those that another job uses are none of its business.
     drop(settings.claim(None));
-    let shared = Arc::new(JobShared::new(settings.meter()));
+    let shared = Arc::new(JobShared::new(settings.meter(), settings.statistics()));
     shared.decide(Ok(JobStatus::Cancelled));
     shared.announce();
     JobHandle { name, shared, resumed_from: None, had_finished: false }

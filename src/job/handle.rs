@@ -1,6 +1,7 @@
 //! How a service talks to a running job.
 
-use super::{CancelOnDrop, JobEvent, JobMetrics, JobStatus};
+use super::{CancelOnDrop, CompletedCheckpoint, JobEvent, JobMetrics, JobStatus};
+use crate::checkpoint::{CheckpointRecord, CheckpointStatistics};
 use crate::error::{Error, ErrorKind};
 use crate::operator::BoxFuture;
 use crate::runtime::messages::JobCommand;
@@ -77,6 +78,70 @@ impl JobHandle {
         result.await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Cancelled, "the job ended before the checkpoint was complete")
                 .job(&self.name))
+        })
+    }
+
+    /// What became of the job's checkpoints since it was started in this process, and how long their parts took: counts, the last ones with the
+    /// figures of each subtask, percentiles. Plain data; works at any time, also when the job has ended.
+    #[must_use]
+    pub fn checkpoint_stats(&self) -> CheckpointStatistics {
+        self.shared.statistics().statistics()
+    }
+
+    /// The checkpoints under way, oldest first, with what has been heard of each.
+    #[must_use]
+    pub fn pending(&self) -> Vec<CheckpointRecord> {
+        self.shared.statistics().in_progress()
+    }
+
+    /// The completed checkpoints that are kept, oldest first, those of earlier processes included, as their manifests describe them.
+    ///
+    /// # Errors
+    /// When a manifest cannot be read; [`ErrorKind::Cancelled`] when the job has ended.
+    pub async fn retained(&self) -> Result<Vec<CompletedCheckpoint>, Error> {
+        let (answer, retained) = oneshot::channel();
+        self.shared.command(JobCommand::Retained { answer });
+        retained.await.unwrap_or_else(|_| {
+            let message = "the job has ended: start it to ask for its checkpoints";
+            Err(Error::new(ErrorKind::Cancelled, message).job(&self.name))
+        })
+    }
+
+    /// Whether periodic checkpoints are being taken: the job has an interval and runs, and nobody has
+    /// [stopped](Self::stop_periodic_checkpoints) them.
+    #[must_use]
+    pub fn is_periodic_started(&self) -> bool {
+        self.shared.is_periodic_started()
+    }
+
+    /// Takes no more periodic checkpoints until [they are started](Self::start_periodic_checkpoints): for the time in which the storage is
+    /// being looked after, say. Whatever checkpoint is under way or waits fails, one asked for by [`checkpoint`](Self::checkpoint) too, unless
+    /// it is being committed already. Those asked for afterwards are taken, and so is the final one at the end of the input. A restart of the job
+    /// after a failure does not start them; a new start of the job does.
+    ///
+    /// The price: after a failure all since the last checkpoint is done again, and two-phase sinks commit nothing meanwhile.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`] when the job has ended.
+    pub async fn stop_periodic_checkpoints(&self) -> Result<(), Error> {
+        self.schedule(false).await
+    }
+
+    /// Takes periodic checkpoints again; the first one comes after [`Checkpointing::min_pause`](crate::Checkpointing::min_pause). Does
+    /// nothing if they are being taken, or if the job has no interval.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`] when the job has ended.
+    pub async fn start_periodic_checkpoints(&self) -> Result<(), Error> {
+        self.schedule(true).await
+    }
+
+    async fn schedule(&self, run: bool) -> Result<(), Error> {
+        let (done, is_done) = oneshot::channel();
+        self.shared.command(JobCommand::Schedule { run, done });
+        is_done.await.map_err(|_| {
+            Error::new(ErrorKind::Cancelled, "the job has ended, and with it its periodic checkpoints")
+                .job(&self.name)
         })
     }
 

@@ -5,10 +5,11 @@ mod environment;
 mod handle;
 mod registry;
 
+pub use crate::checkpoint::CompletedCheckpoint;
 pub use crate::runtime::metrics::{
     ChainMetrics, CheckpointMetrics, JobMetrics, OperatorMetrics, SubtaskMetrics,
 };
-pub use crate::runtime::status::{CompletedCheckpoint, JobEvent, JobStatus};
+pub use crate::runtime::status::{JobEvent, JobStatus};
 pub use cancel_on_drop::CancelOnDrop;
 pub use environment::{Environment, EnvironmentBuilder};
 pub use handle::JobHandle;

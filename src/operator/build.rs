@@ -8,7 +8,7 @@ use crate::metrics::{OperatorCounters, SubtaskHandles};
 use crate::pool::Scope;
 use crate::state::{
     Aggregate, AggregatingState, BroadcastState, Key, ListState, MapState, ReducingState, RestoredOperator,
-    SplitListState, StateStore, StateValue, UserKey, ValueState,
+    SplitListState, StateStore, StateValue, UnionListState, UserKey, ValueState,
 };
 use crate::types::{EdgeId, MaxParallelism, OperatorId};
 use serde::Serialize;
@@ -107,6 +107,17 @@ impl<'a, K> Setup<'a, K> {
         T: Clone + Send + Sync + Serialize + DeserializeOwned + 'static,
     {
         self.states.split_list(name)
+    }
+
+    /// A list of which every subtask is given the elements of all subtasks after a restart.
+    ///
+    /// # Errors
+    /// As [`split_list`](Self::split_list).
+    pub fn union_list<T>(&mut self, name: &str) -> Result<UnionListState<T>, Error>
+    where
+        T: Clone + Send + Sync + Serialize + DeserializeOwned + 'static,
+    {
+        self.states.union_list(name)
     }
 
     /// A map that is the same in every subtask, for an operator with a broadcast input: written by

@@ -29,7 +29,7 @@ impl<Out: 'static> Core<Out> {
     /// Makes what was counted known.
     pub(super) fn publish(&mut self) {
         self.counters.records_in.add(std::mem::take(&mut self.taken));
-        self.counters.records_out.add(self.out.take_count());
+        self.counters.records_out.add(self.out.take_count() + self.sides.take_count());
     }
 
     #[inline]

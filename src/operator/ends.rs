@@ -31,8 +31,13 @@ pub trait AnySink: Send + Sync + 'static {
     /// See [`Sink::claim`].
     fn claim(&self, start: &StartContext) -> Result<Claim, Error>;
 
-    /// See [`Sink::recover`]. Commits are encoded.
-    async fn recover(&self, restored: Vec<Vec<u8>>, context: &RecoveryContext) -> Result<(), Error>;
+    /// See [`Sink::recover`] and [`Sink::abort`]. Commits are encoded.
+    async fn recover(
+        &self,
+        restored: Vec<Vec<u8>>,
+        open: Vec<Vec<u8>>,
+        context: &RecoveryContext,
+    ) -> Result<(), Error>;
 }
 
 /// A source with its uid.
@@ -133,12 +138,17 @@ impl<T: 'static, S: Sink<T>> AnySink for SinkEnd<T, S> {
         self.sink.claim(start).map_err(|cause| failed("the sink cannot be used", &self.id, cause))
     }
 
-    async fn recover(&self, restored: Vec<Vec<u8>>, context: &RecoveryContext) -> Result<(), Error> {
+    async fn recover(
+        &self,
+        restored: Vec<Vec<u8>>,
+        open: Vec<Vec<u8>>,
+        context: &RecoveryContext,
+    ) -> Result<(), Error> {
         storable::<S::Commit>("commit", &self.id)?;
         let commits = decode::<S::Commit>(&restored, "commits", &self.id)?;
-        self.sink
-            .recover(commits, context)
-            .await
-            .map_err(|cause| failed("the sink cannot recover", &self.id, cause))
+        let open = decode::<S::Commit>(&open, "open transactions", &self.id)?;
+        let failed = |cause| failed("the sink cannot recover", &self.id, cause);
+        self.sink.recover(commits, context).await.map_err(failed)?;
+        self.sink.abort(open, context).await.map_err(failed)
     }
 }

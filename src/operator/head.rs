@@ -2,10 +2,10 @@
 
 use super::parts::Parts;
 use super::stage::{FAILED, in_operator};
-use super::{Chain, Control, Core, Inputs, Operator, Push, Read};
+use super::{Chain, Control, Inputs, Made, Operator, Push, Read};
 use crate::channel::{AnyBatch, Flow};
 use crate::error::Result;
-use crate::types::{OperatorId, Port};
+use crate::types::Port;
 use std::task::Context as TaskContext;
 
 /// An operator, fed by batches through one or several inputs, in front of the rest of its chain.
@@ -16,8 +16,8 @@ pub struct OperatorHead<O: Operator, L, D> {
 
 impl<O: Operator, L, D: Push<O::Out>> OperatorHead<O, L, D> {
     /// A head of `operator`, whose `finish` is not called if `finished`.
-    pub fn new(id: OperatorId, operator: O, core: Core<O::Out>, inputs: L, down: D, finished: bool) -> Self {
-        Self { inputs, parts: Parts::new(id, operator, core, down, finished) }
+    pub fn new(made: Made<O>, inputs: L, down: D, finished: bool) -> Self {
+        Self { inputs, parts: Parts::new(made, down, finished) }
     }
 }
 
@@ -34,7 +34,6 @@ where
         parts.core.taken += batch.len() as u64;
         let flow = in_operator(&id, FAILED, || inputs.take(port, batch, parts))?;
         parts.core.taken -= batch.len() as u64; // the rest comes again
-        parts.maintain();
         Ok(flow)
     }
 

@@ -69,6 +69,7 @@ impl<T: 'static, K: 'static> KeyedInput<T, K> {
         let mut flow = Flow::Ready;
         let mut records = items.drain(..);
         'slices: for (keys, hashes) in keys.chunks(SLICE).zip(hashes.chunks(SLICE)) {
+            parts.core.states.touch(hashes);
             for ((key, hash), record) in keys.iter().zip(hashes).zip(records.by_ref()) {
                 parts.handle(record, key, *hash)?;
                 if parts.core.out.wants_drain() && parts.drain()? == Flow::Full {

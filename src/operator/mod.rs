@@ -2,6 +2,7 @@
 
 mod branch;
 mod build;
+mod checkpointed;
 mod claim;
 mod context;
 mod edge;
@@ -21,9 +22,11 @@ mod stage;
 mod stages;
 mod subtask_context;
 mod traits;
+pub(crate) mod two_phase;
 
 pub use branch::{SplitStage, TeeStage};
 pub use build::{BuildContext, Setup};
+pub use checkpointed::{Checkpointed, CheckpointedAsync, Fields, FieldsSnapshot, Instance};
 pub use claim::{Claim, StartContext};
 pub use context::{BroadcastContext, Context, Core, OperatorContext, Unkeyed};
 pub use edge::{EdgeHead, RouteStage};
@@ -32,10 +35,11 @@ pub use head::OperatorHead;
 pub use inputs::{BroadcastInput, Inputs, PlainInput, PortList};
 pub use keyed::{KeyedInput, Keyer};
 pub use output::Output;
+pub use parts::Made;
 pub use process::ProcessStage;
 pub use side::{OutputTag, SideAccess, SideOutput, Sides, TakenSide};
-pub use sink::{BoxFuture, RecoveryContext, Sink, SinkWriter};
-pub use sink_stage::{COMMITS_STATE, SinkSnapshot, SinkStage};
+pub use sink::{BoxFuture, Preparation, RecoveryContext, Sink, SinkWriter};
+pub use sink_stage::{COMMITS_STATE, OPEN_STATE, SinkSnapshot, SinkStage};
 pub use source::{Replay, Source, SourceReader};
 pub use source_head::{SPLITS_STATE, SourceHead};
 pub use stage::{Chain, Control, OperatorSnapshot, Push, Read};
@@ -43,3 +47,7 @@ pub(crate) use stage::{in_operator, take_blamed};
 pub use stages::{FilterMapStage, FilterStage, FlatMapStage, InspectStage, MapStage, TryMapStage};
 pub use subtask_context::SubtaskContext;
 pub use traits::{BroadcastHandler, Handler, Operator};
+pub(crate) use two_phase::two_phase_sink;
+pub use two_phase::{
+    OpenTransaction, TransactionContext, TransactionTimeout, TransactionWriter, TwoPhase, TwoPhaseCommit,
+};

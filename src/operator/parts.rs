@@ -1,15 +1,27 @@
 //! An operator with its states and its ways out: what heads and in-chain stages have in common.
 
 use super::stage::{FAILED, in_operator};
-use super::{Context, Control, Core, Handler, Operator, OperatorContext, OperatorSnapshot, Push};
+use super::{Context, Control, Core, Fields, Handler, Operator, OperatorContext, OperatorSnapshot, Push};
 use crate::channel::Flow;
 use crate::error::Result;
 use crate::types::OperatorId;
 use std::fmt;
 use std::task::Context as TaskContext;
 
-/// How many entries a table may tidy up after each batch.
-const MAINTENANCE: usize = 1024;
+/// How many entries of each state are stored in a turn while a snapshot is pending: some 50 microseconds.
+const SWEEP: usize = 2048;
+
+/// An operator as its factory made it.
+pub struct Made<O: Operator> {
+    /// Its uid.
+    pub id: OperatorId,
+    /// The instance.
+    pub operator: O,
+    /// What it has beside itself.
+    pub core: Core<O::Out>,
+    /// How its fields are stored, if they are.
+    pub fields: Option<Fields<O>>,
+}
 
 /// An operator and everything that belongs to it.
 pub struct Parts<O: Operator, D> {
@@ -17,13 +29,15 @@ pub struct Parts<O: Operator, D> {
     pub(super) operator: O,
     pub(super) core: Core<O::Out>,
     pub(super) down: D,
+    fields: Option<Fields<O>>,
     /// Whether `finish` was called, or must not be.
     finished: bool,
 }
 
 impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
-    pub(super) fn new(id: OperatorId, operator: O, core: Core<O::Out>, down: D, finished: bool) -> Self {
-        Self { id, operator, core, down, finished }
+    pub(super) fn new(made: Made<O>, down: D, finished: bool) -> Self {
+        let Made { id, operator, core, fields } = made;
+        Self { id, operator, core, down, fields, finished }
     }
 
     /// Handles one record; what it emits waits in the buffer.
@@ -42,10 +56,6 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
         Ok(self.core.sides.drain()?.and(flow))
     }
 
-    pub(super) fn maintain(&mut self) {
-        self.core.states.maintain(MAINTENANCE);
-    }
-
     pub(super) fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow> {
         let flow = self.core.out.resume(&self.id, &mut self.down, task)?;
         Ok(self.core.sides.resume(task)?.and(flow))
@@ -62,18 +72,32 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
     }
 
     pub(super) fn tend(&mut self, task: &mut TaskContext<'_>) -> Result<bool> {
+        if self.core.states.sweep(SWEEP, task) {
+            task.waker().wake_by_ref();
+        }
         self.down.tend(task)
     }
 
     pub(super) fn control(&mut self, control: &mut Control<'_>) -> Result {
         match control {
             Control::Open => self.call(|operator, ctx| operator.open(ctx))?,
-            Control::Snapshot { snapshots, .. } => {
-                let states = in_operator(&self.id, FAILED, || Ok(self.core.states.freeze()?))?;
-                snapshots.push(OperatorSnapshot { operator: self.id.clone(), states, sink: None });
+            Control::Snapshot { barrier, snapshots } => {
+                let Self { id, operator, core, fields, .. } = self;
+                let states = in_operator(id, FAILED, || Ok(core.states.freeze()?))?;
+                let snapshot =
+                    |fields: &Fields<O>| in_operator(id, FAILED, || fields.snapshot(operator, *barrier));
+                let fields = fields.as_ref().map(snapshot).transpose()?;
+                snapshots.push(OperatorSnapshot { operator: id.clone(), states, sink: None, fields });
             }
-            Control::Complete(checkpoint) => self.call(|operator, _| operator.on_complete(*checkpoint))?,
-            Control::Aborted(checkpoint) => self.call(|operator, _| operator.on_aborted(*checkpoint))?,
+            // The end of the chain first, and all of them whatever one says: the first error counts.
+            Control::Complete(_) | Control::Aborted(_) => {
+                let down = self.down.control(control).and(self.core.sides.control(control));
+                return down.and(self.call(|operator, _| match control {
+                    Control::Complete(checkpoint) => operator.on_complete(*checkpoint),
+                    Control::Aborted(checkpoint) => operator.on_aborted(*checkpoint),
+                    _ => Ok(()),
+                }));
+            }
             Control::Notify => self.core.publish(),
             Control::Close => {
                 self.core.publish();
@@ -97,5 +121,11 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
 impl<O: Operator, D> fmt::Debug for Parts<O, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Parts").field("operator", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl<O: Operator> fmt::Debug for Made<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Made").field("operator", &self.id).finish_non_exhaustive()
     }
 }

@@ -2,10 +2,9 @@
 
 use super::parts::Parts;
 use super::stage::{FAILED, in_operator};
-use super::{Context, Control, Core, Handler, Operator, Push, Unkeyed};
+use super::{Context, Control, Handler, Made, Operator, Push, Unkeyed};
 use crate::channel::Flow;
 use crate::error::Result;
-use crate::types::OperatorId;
 use std::task::Context as TaskContext;
 
 /// Handles each record as it comes along the chain. `SIDES`: whether anyone takes a side output of it, so that one without pays nothing
@@ -16,8 +15,8 @@ pub struct ProcessStage<O: Operator, D, const SIDES: bool> {
 
 impl<O: Operator, D: Push<O::Out>, const SIDES: bool> ProcessStage<O, D, SIDES> {
     /// In front of `down`. `finish` is not called if `finished`.
-    pub fn new(id: OperatorId, operator: O, core: Core<O::Out>, down: D, finished: bool) -> Self {
-        Self { parts: Parts::new(id, operator, core, down, finished) }
+    pub fn new(made: Made<O>, down: D, finished: bool) -> Self {
+        Self { parts: Parts::new(made, down, finished) }
     }
 }
 

@@ -142,6 +142,7 @@ impl<U: Send + 'static> Side<U> {
 /// A [`Side`] whose type is not known: for what happens once per slice or control, never per record.
 trait AnySide: Any {
     fn carries(&self) -> &'static str;
+    fn take_count(&mut self) -> u64;
     fn drain(&mut self) -> Result<Flow>;
     fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow>;
     fn control(&mut self, control: &mut Control<'_>) -> Result;
@@ -150,6 +151,10 @@ trait AnySide: Any {
 impl<U: Send + 'static> AnySide for Side<U> {
     fn carries(&self) -> &'static str {
         type_name::<U>()
+    }
+
+    fn take_count(&mut self) -> u64 {
+        self.out.take_count()
     }
 
     fn drain(&mut self) -> Result<Flow> {
@@ -271,6 +276,12 @@ impl Sides {
         let much = out.wants_drain();
         self.waiting = true;
         much && !std::mem::replace(&mut self.asked, true)
+    }
+
+    /// How many records went aside since this was last asked.
+    pub(super) fn take_count(&mut self) -> u64 {
+        let sides = self.declared.iter_mut().filter_map(|declared| declared.side.as_mut());
+        sides.map(|side| side.take_count()).sum()
     }
 
     /// Passes on what was emitted, as far as there is room.

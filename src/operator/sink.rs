@@ -115,6 +115,24 @@ pub trait Sink<T>: Clone + Send + Sync + 'static {
         self.commit(restored)
     }
 
+    /// Called after [`recover`](Self::recover): throw away what writers had [open](SinkWriter::open) when the checkpoint was taken. The default does
+    /// nothing, for sinks that find it without.
+    fn abort(
+        &self,
+        open: Vec<Self::Commit>,
+        context: &RecoveryContext,
+    ) -> impl Future<Output = Result> + Send {
+        let _ = (open, context);
+        std::future::ready(Ok(()))
+    }
+
+    /// A subtask has stopped, for whatever reason, and its writer is gone: throw away what that had [open](SinkWriter::open). What was prepared
+    /// must stay. Runs on the job's pool; an error is only logged. Not called when the process dies. The default does nothing.
+    fn discard(&self, open: Vec<Self::Commit>) -> impl Future<Output = Result> + Send {
+        let _ = open;
+        std::future::ready(Ok(()))
+    }
+
     /// A writer, made on the subtask's own thread. Do not block in it: open files in [`SinkWriter::flush`].
     fn writer(&self, context: &SubtaskContext) -> Result<Self::Writer>;
 
@@ -130,6 +148,16 @@ pub trait Sink<T>: Clone + Send + Sync + 'static {
     fn commit(&self, commits: Vec<Self::Commit>) -> impl Future<Output = Result> + Send {
         let _ = commits;
         std::future::ready(Ok(()))
+    }
+
+    /// What is called when a checkpoint has completed: [commits](Self::commit), and returns those that cannot be committed now. They are kept, and tried
+    /// again when the next checkpoint has completed; at the end of the input, after which none comes, that is an error. The default
+    /// commits all or fails.
+    fn try_commit(
+        &self,
+        commits: Vec<Self::Commit>,
+    ) -> impl Future<Output = Result<Vec<Self::Commit>>> + Send {
+        async move { self.commit(commits).await.map(|()| Vec::new()) }
     }
 }
 
@@ -168,6 +196,29 @@ pub trait SinkWriter<T>: 'static {
     /// the next records. So [`flush`](Self::flush) may run before it has ended: where order matters, let both take from one
     /// queue. Its result is what to commit once the checkpoint has completed. An error fails the subtask.
     fn prepare(&mut self) -> Result<BoxFuture<Result<Vec<Self::Commit>>>>;
+
+    /// What is called in place of [`prepare`](Self::prepare), for writers that want to know for which checkpoint, and whether anything will
+    /// follow. The default prepares.
+    fn prepare_for(&mut self, preparation: Preparation) -> Result<BoxFuture<Result<Vec<Self::Commit>>>> {
+        let _ = preparation;
+        self.prepare()
+    }
+
+    /// What has been begun and not prepared, asked at the start and right after each [`prepare`](Self::prepare): stored in the checkpoint, so that it
+    /// can be [aborted](Sink::abort) if the job goes on from that. The default is nothing.
+    fn open(&self) -> Vec<Self::Commit> {
+        Vec::new()
+    }
+}
+
+/// What a writer prepares for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Preparation {
+    /// The checkpoint; 0 in a job that takes none.
+    pub checkpoint: crate::types::CheckpointId,
+    /// Whether the input has ended: nothing more will be written.
+    pub is_last: bool,
 }
 
 /// What [`Sink::recover`] knows about the run that begins.
@@ -182,6 +233,8 @@ pub struct RecoveryContext {
     pub attempt: crate::types::Attempt,
     /// The checkpoint that the run begins from; `None` if it begins from nothing.
     pub restored: Option<crate::types::CheckpointId>,
+    /// Wall time.
+    pub now: crate::types::Timestamp,
     /// Whether the job takes checkpoints. Without them `prepare` and `commit` happen once, at the end of the input.
     pub checkpointing: bool,
 }

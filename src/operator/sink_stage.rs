@@ -1,7 +1,7 @@
 //! The end of a chain: a sink, its writer, and the ledger of what it has prepared and not yet committed.
 
 use super::stage::in_operator;
-use super::{Control, OperatorSnapshot, Push, Sink, SinkWriter};
+use super::{Control, OperatorSnapshot, Preparation, Push, Sink, SinkWriter};
 use crate::channel::Flow;
 use crate::checkpoint::metadata::{Distribution, StateSchema};
 use crate::error::{BoxError, Error, ErrorKind, Result};
@@ -24,22 +24,29 @@ const FAILED: &str = "a sink failed";
 /// The name under which a sink's pending commits are kept.
 pub const COMMITS_STATE: &str = "commits";
 
+/// The name under which is kept what its writers have begun and not prepared.
+pub const OPEN_STATE: &str = "open-transactions";
+
 /// What a checkpoint says about a sink's commits.
 #[must_use]
 pub fn commits_schema() -> StateSchema {
-    StateSchema { kind: "sink-commits".into(), key: String::new(), value: String::new() }
+    schema("sink-commits")
 }
 
-/// What a sink still prepares for a checkpoint: its pending commits, once it has.
+fn schema(kind: &str) -> StateSchema {
+    StateSchema { kind: kind.into(), key: String::new(), value: String::new() }
+}
+
+/// What a sink still prepares for a checkpoint: its pending commits, once it has, and what is open.
 #[derive(Debug)]
-pub struct SinkSnapshot(oneshot::Receiver<Result<ListSnapshot, Error>>);
+pub struct SinkSnapshot(oneshot::Receiver<Result<Vec<ListSnapshot>, Error>>);
 
 impl SinkSnapshot {
     /// Waits for the sink.
     ///
     /// # Errors
     /// When it failed to prepare; its subtask fails, too.
-    pub async fn wait(self) -> Result<ListSnapshot, Error> {
+    pub async fn wait(self) -> Result<Vec<ListSnapshot>, Error> {
         match self.0.await {
             Ok(result) => result,
             Err(_) => Err(Error::new(ErrorKind::Failed, "a sink stopped preparing")),
@@ -68,6 +75,10 @@ pub struct SinkStage<T, S: Sink<T>> {
     writer: Writer<S::Writer>,
     /// Whether something was written since the last flush.
     dirty: bool,
+    /// Whether the input has ended.
+    ended: bool,
+    /// What the writer has begun and not prepared.
+    open: Vec<S::Commit>,
     scope: Scope,
     ledger: SharedLedger<S::Commit>,
     /// The newest preparation. Each waits for the one before it, so the ledger fills in order.
@@ -75,11 +86,14 @@ pub struct SinkStage<T, S: Sink<T>> {
     last_prepared: Option<oneshot::Receiver<()>>,
     /// The newest checkpoint known to be complete and not yet committed.
     wanted: Option<CheckpointId>,
-    committing: Option<(CheckpointId, Task<Result>)>,
+    committing: Option<Committing<S::Commit>>,
     /// Records taken since they were last published.
     taken: u64,
     counters: Arc<OperatorCounters>,
 }
+
+/// A commit that runs: up to which checkpoint, and what it leaves.
+type Committing<C> = (CheckpointId, Task<Result<Vec<C>>>);
 
 enum Writer<W> {
     Here(W),
@@ -99,8 +113,10 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
         Self {
             id,
             sink,
+            open: writer.open(),
             writer: Writer::Here(writer),
             dirty: false,
+            ended: false,
             scope,
             ledger: Arc::new(Mutex::new(Ledger { pending: BTreeMap::new(), failure: None })),
             preparing: None,
@@ -140,7 +156,9 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
     fn prepare(&mut self, checkpoint: CheckpointId) -> Result<SinkSnapshot> {
         let Writer::Here(writer) = &mut self.writer else { return Err(lost(&self.id)) };
         self.dirty = false;
-        let preparation = writer.prepare()?;
+        let preparation = writer.prepare_for(Preparation { checkpoint, is_last: self.ended })?;
+        self.open = writer.open();
+        let open = self.open.clone();
         let ledger = Arc::clone(&self.ledger);
         let id = self.id.clone();
         let before = self.last_prepared.take();
@@ -155,10 +173,26 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
             let outcome = outcome.unwrap_or_else(|panic| {
                 Err(format!("panicked while preparing: {}", crate::pool::panic_message(&*panic)).into())
             });
-            let _ = result.send(record_prepared(&ledger, checkpoint, outcome, &id));
+            let _ = result.send(record_prepared(&ledger, checkpoint, outcome, &open, &id));
             drop(prepared);
         }));
         Ok(SinkSnapshot(snapshot))
+    }
+
+    /// The subtask stops: what is open is thrown away.
+    fn close(&mut self) {
+        // Whatever it is amid of.
+        self.writer = Writer::Gone;
+        let open = std::mem::take(&mut self.open);
+        if open.is_empty() {
+            return;
+        }
+        let (id, sink) = (self.id.clone(), self.sink.clone());
+        drop(self.scope.spawn(async move {
+            if let Err(error) = sink.discard(open).await {
+                tracing::warn!(operator = %id, %error, "a sink could not throw away what it had open");
+            }
+        }));
     }
 
     fn tend_commits(&mut self, task: &mut TaskContext<'_>) -> Result<bool> {
@@ -183,8 +217,16 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
                     Poll::Pending => return Ok(false),
                     Poll::Ready(result) => {
                         self.committing = None;
-                        result??;
-                        open(&self.ledger).pending.retain(|prepared, _| *prepared > checkpoint);
+                        let rest = result??;
+                        if self.ended && !rest.is_empty() {
+                            let what = "what it was given last cannot be committed now, and no later checkpoint comes";
+                            return Err(Error::new(ErrorKind::Failed, what).operator(&self.id).into());
+                        }
+                        let mut ledger = open(&self.ledger);
+                        ledger.pending.retain(|prepared, _| *prepared > checkpoint);
+                        if !rest.is_empty() {
+                            ledger.pending.insert(checkpoint, rest);
+                        }
                     }
                 }
             }
@@ -200,7 +242,7 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
                 let (operator, count) = (&self.id, commits.len());
                 let span =
                     tracing::info_span!("commit", %operator, checkpoint = checkpoint.0, commits = count);
-                let task = self.scope.spawn(async move { sink.commit(commits).await }.instrument(span));
+                let task = self.scope.spawn(async move { sink.try_commit(commits).await }.instrument(span));
                 self.committing = Some((checkpoint, task));
             }
         }
@@ -216,8 +258,9 @@ fn record_prepared<C: serde::Serialize>(
     ledger: &SharedLedger<C>,
     checkpoint: CheckpointId,
     outcome: Result<Vec<C>>,
+    begun: &[C],
     id: &OperatorId,
-) -> Result<ListSnapshot, Error> {
+) -> Result<Vec<ListSnapshot>, Error> {
     let mut ledger = open(ledger);
     if let Some(failure) = &ledger.failure {
         return Err(failure.clone());
@@ -227,15 +270,23 @@ fn record_prepared<C: serde::Serialize>(
             ledger.pending.entry(checkpoint).or_default().extend(commits);
         }
         let all = ledger.pending.values().flatten();
-        Ok(all.map(codec::encode).collect::<Result<Vec<_>, _>>()?)
+        let all = all.map(codec::encode).collect::<Result<Vec<_>, _>>()?;
+        Ok((all, begun.iter().map(codec::encode).collect::<Result<Vec<_>, _>>()?))
     });
     match elements {
-        Ok(elements) => Ok(ListSnapshot {
-            name: COMMITS_STATE.into(),
-            schema: commits_schema(),
-            distribution: Distribution::Split,
-            elements,
-        }),
+        Ok((commits, begun)) => {
+            let list = |name: &str, schema, elements| ListSnapshot {
+                name: name.into(),
+                schema,
+                distribution: Distribution::Split,
+                elements,
+            };
+            let mut lists = vec![list(COMMITS_STATE, commits_schema(), commits)];
+            if !begun.is_empty() {
+                lists.push(list(OPEN_STATE, schema("open-transactions"), begun));
+            }
+            Ok(lists)
+        }
         Err(cause) => {
             // What was written is gone for this run: no later checkpoint may pretend otherwise.
             let failure = Error::from_cause(ErrorKind::Failed, "a sink failed to prepare its output", cause)
@@ -302,7 +353,12 @@ impl<T: 'static, S: Sink<T>> Push<T> for SinkStage<T, S> {
         in_operator(&id, FAILED, || match control {
             Control::Snapshot { barrier, snapshots } => self.prepare(barrier.checkpoint).map(|sink| {
                 let states = StoreSnapshot { keyed: Vec::new(), lists: Vec::new() };
-                snapshots.push(OperatorSnapshot { operator: id.clone(), states, sink: Some(sink) });
+                snapshots.push(OperatorSnapshot {
+                    operator: id.clone(),
+                    states,
+                    sink: Some(sink),
+                    fields: None,
+                });
             }),
             Control::Prepare(checkpoint) => self.prepare(*checkpoint).map(drop),
             Control::Complete(checkpoint) => {
@@ -314,11 +370,20 @@ impl<T: 'static, S: Sink<T>> Push<T> for SinkStage<T, S> {
                 self.flush();
                 Ok(())
             }
-            Control::Notify | Control::Close => {
+            Control::Close => {
+                self.counters.records_in.add(std::mem::take(&mut self.taken));
+                self.close();
+                Ok(())
+            }
+            Control::End => {
+                self.ended = true;
+                Ok(())
+            }
+            Control::Notify => {
                 self.counters.records_in.add(std::mem::take(&mut self.taken));
                 Ok(())
             }
-            Control::Open | Control::Cancel(_) | Control::End | Control::Aborted(_) => Ok(()),
+            Control::Open | Control::Cancel(_) | Control::Aborted(_) => Ok(()),
         })?;
         Ok(())
     }

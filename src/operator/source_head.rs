@@ -163,11 +163,14 @@ impl<S: Source, D: Push<S::Record>> Chain for SourceHead<S, D> {
                 let id = self.id.clone();
                 let splits = in_operator(&id, FAILED, || self.snapshot(barrier.checkpoint))?;
                 let states = StoreSnapshot { keyed: Vec::new(), lists: vec![splits] };
-                snapshots.push(OperatorSnapshot { operator: id, states, sink: None });
+                snapshots.push(OperatorSnapshot { operator: id, states, sink: None, fields: None });
             }
             Control::Complete(checkpoint) => {
-                let id = self.id.clone();
-                in_operator(&id, FAILED, || self.complete(*checkpoint))?;
+                // The end of the chain first, and all of them whatever one says.
+                let (id, checkpoint) = (self.id.clone(), *checkpoint);
+                let down = self.down.control(control);
+                let own = in_operator(&id, FAILED, || self.complete(checkpoint));
+                return down.and(Ok(own?));
             }
             Control::Aborted(checkpoint) => drop(self.pending.remove(checkpoint)),
             Control::Open

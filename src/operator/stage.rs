@@ -1,6 +1,6 @@
 //! How a chain is fused: stages push into each other, known to the compiler, and only the head is a trait object.
 
-use super::SinkSnapshot;
+use super::{FieldsSnapshot, SinkSnapshot};
 use crate::channel::{AnyBatch, Barrier, Flow};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::state::StoreSnapshot;
@@ -90,6 +90,8 @@ pub struct OperatorSnapshot {
     pub states: StoreSnapshot,
     /// What a sink is still preparing.
     pub sink: Option<SinkSnapshot>,
+    /// The fields of its instance.
+    pub fields: Option<FieldsSnapshot>,
 }
 
 /// One subtask's operators, fused: the only trait object on the data path.

@@ -8,7 +8,7 @@ use crate::types::CheckpointId;
 ///
 /// An instance is made by the factory given to `process`, for each subtask and again after every restart, and lives on one
 /// thread, so it need not be `Send`. What is to survive a restart belongs into states declared in the factory; plain fields begin
-/// afresh. Write one [`Handler`] for each type of record it takes.
+/// afresh, unless they are [checkpointed](crate::Checkpointed). Write one [`Handler`] for each type of record it takes.
 pub trait Operator: Sized + 'static {
     /// The key its input is partitioned by; [`Unkeyed`](super::Unkeyed) for an operator on a plain stream.
     type Key: 'static;

@@ -2,13 +2,13 @@
 
 use super::messages::{CheckpointMessage, RegionCommand, RegionReport, SubtaskCommand, Terminate, messages};
 use super::snapshot::{SubtaskSnapshot, by_edge, by_operator};
-use super::status::{CompletedCheckpoint, JobEvent, JobShared};
+use super::status::{JobEvent, JobShared};
 use super::tracing_scope::below;
 use crate::channel::Barrier;
 use crate::checkpoint::metadata::Manifest;
 use crate::checkpoint::{
-    Action, BarrierKind, CheckpointFailure, Checkpointing, Coordinator, Event, FailureReason, PersistFailure,
-    RequestId, RequestKind,
+    Action, BarrierKind, CheckpointFailure, Checkpointing, CompletedCheckpoint, Coordinator, Event,
+    FailureReason, PersistFailure, RequestId, RequestKind,
 };
 use crate::dataflow::Layout;
 use crate::error::{Error, ErrorKind};
@@ -58,6 +58,8 @@ pub(crate) struct CoordinatorActor {
     first: bool,
     subtasks: BTreeMap<SubtaskId, Recipient<SubtaskCommand>>,
     sources: BTreeSet<SubtaskId>,
+    /// The names of the chains.
+    chains: Vec<Arc<str>>,
     /// Source subtasks that have not reached their end.
     reading: BTreeSet<SubtaskId>,
     triggered: BTreeMap<CheckpointId, Triggered>,
@@ -82,7 +84,7 @@ struct Triggered {
 /// What the pool gives back.
 enum Done {
     Prepared(CheckpointId, Result<(), Error>),
-    Persisted(CheckpointId, u64, Result<u64, CompleteError>),
+    Persisted(CheckpointId, Result<CompletedCheckpoint, CompleteError>),
     Cleaned(CheckpointId, Result<(), Error>),
     Retired(CheckpointId, Result<(), Error>),
 }
@@ -108,6 +110,7 @@ impl CoordinatorActor {
         );
         Self {
             scope: Scope::new(settings.pool.clone()),
+            chains: settings.layout.chains.iter().map(|chain| chain.name.as_str().into()).collect(),
             settings,
             rules,
             job,
@@ -134,6 +137,7 @@ impl CoordinatorActor {
         for action in actions {
             self.carry_out(action, ctx);
         }
+        self.settings.shared.set_periodic(self.rules.is_periodic_started());
         if !self.rules.is_committing() {
             for waiting in self.suspended.drain(..) {
                 let _ = waiting.send(());
@@ -206,19 +210,27 @@ impl CoordinatorActor {
                 }
             }
             Action::Persist { checkpoint, states, finished } => {
-                let bytes = states.iter().map(|(_, snapshot)| snapshot.bytes).sum();
                 let manifest = self.manifest(&storage, checkpoint, &states, finished);
                 let span = self.span_of(checkpoint);
-                let task =
-                    self.scope.spawn(async move { storage.complete(&manifest).await }.instrument(span));
+                let complete = async move {
+                    let bytes = storage.complete(&manifest).await?;
+                    Ok(CompletedCheckpoint::of(&manifest, storage.location(checkpoint), bytes))
+                };
+                let task = self.scope.spawn(complete.instrument(span));
                 self.then(task, ctx, move |result| {
                     // A panic in there leaves it open whether the entry was written.
-                    let result = result.map_err(CompleteError::Unknown).and_then(|r| r);
-                    Done::Persisted(checkpoint, bytes, result)
+                    Done::Persisted(checkpoint, result.map_err(CompleteError::Unknown).and_then(|r| r))
                 });
             }
-            // What a late acknowledgement brings lies in the folder of its checkpoint, and goes with that.
-            Action::Discard { .. } => {}
+            // It lies in the folder of its checkpoint, and that is either deleted or to be deleted once more.
+            Action::Discard { checkpoint, .. } => {
+                if !self.rules.is_known(checkpoint) {
+                    let span = self.settings.span.clone();
+                    let task =
+                        self.scope.spawn(async move { storage.discard(checkpoint).await }.instrument(span));
+                    self.then(task, ctx, move |result| Done::Retired(checkpoint, result.and_then(|r| r)));
+                }
+            }
             Action::CleanUp { checkpoint, .. } => {
                 let span = self.span_of(checkpoint);
                 self.triggered.remove(&checkpoint);
@@ -234,7 +246,9 @@ impl CoordinatorActor {
             Action::NotifyComplete { checkpoint, finished } => {
                 self.tell_all(SubtaskCommand::Complete { checkpoint, last: finished });
             }
-            Action::NotifyAborted { checkpoint, .. } => self.tell_all(SubtaskCommand::Aborted(checkpoint)),
+            Action::NotifyAborted { checkpoint, latest_completed } => {
+                self.tell_all(SubtaskCommand::Aborted { checkpoint, latest_completed });
+            }
             Action::Answer { request, result } => {
                 if let Some(answer) = self.requests.remove(&request) {
                     let result = result.map_err(|CheckpointFailure { checkpoint, reason }| {
@@ -356,16 +370,34 @@ impl CoordinatorActor {
         let (Some(checkpoint), Some(storage)) = (self.rules.unsettled(), &self.settings.storage) else {
             return;
         };
-        let meter = self.settings.shared.meter();
+        let (meter, now) = (self.settings.shared.meter(), self.settings.clock.now());
         let result = if storage.retained().contains(&checkpoint) {
             meter.checkpoint_completed(None);
+            self.settings.shared.statistics().completed(checkpoint, Some(storage.location(checkpoint)), now);
             Ok(())
         } else {
             meter.checkpoint_failed();
-            Err(PersistFailure::Failed { message: "it did not reach the job log".into() })
+            let message = "it did not reach the job log";
+            self.settings.shared.statistics().failed(Some(checkpoint), message, now);
+            Err(PersistFailure::Failed { message: message.into() })
         };
         self.triggered.remove(&checkpoint);
         self.feed(Event::Persisted { checkpoint, result }, ctx);
+    }
+
+    /// Answers what is retained, as the manifests say.
+    fn retained(&self, answer: oneshot::Sender<Result<Vec<CompletedCheckpoint>, Error>>) {
+        let (storage, shared) = (self.settings.storage.clone(), Arc::clone(&self.settings.shared));
+        drop(self.scope.spawn(async move {
+            let mut retained = match storage {
+                Some(storage) => storage.completed().await,
+                None => Ok(Vec::new()),
+            };
+            for completed in retained.iter_mut().flatten() {
+                completed.duration = shared.statistics().duration_of(completed.checkpoint);
+            }
+            let _ = answer.send(retained);
+        }));
     }
 
     /// A checkpoint begins. Returns its span.
@@ -376,6 +408,7 @@ impl CoordinatorActor {
             tracing::info_span!(parent: parent, "checkpoint", checkpoint = id, duration_ms, bytes, outcome)
         });
         let (at, wall) = (self.settings.clock.now(), self.settings.clock.wall());
+        self.settings.shared.statistics().triggered(checkpoint, at, wall);
         self.triggered.insert(checkpoint, Triggered { at, wall, span: span.clone() });
         span
     }
@@ -391,20 +424,27 @@ impl CoordinatorActor {
         tracing::warn!(parent: parent, %job, checkpoint, %error, "a checkpoint could not be removed");
     }
 
-    fn completed(&mut self, checkpoint: CheckpointId, state_bytes: u64, manifest_bytes: u64) {
+    fn completed(&mut self, mut completed: CompletedCheckpoint) {
+        let (checkpoint, bytes, now) = (completed.checkpoint, completed.bytes, self.settings.clock.now());
         let span = self.span_of(checkpoint);
         let duration = match self.triggered.remove(&checkpoint) {
-            Some(triggered) => self.settings.clock.now().since(triggered.at),
+            Some(triggered) => now.since(triggered.at),
             None => Duration::ZERO,
         };
-        let bytes = state_bytes + manifest_bytes;
         let (job, id) = (&self.settings.job, checkpoint.0);
         let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         span.record("duration_ms", duration_ms).record("bytes", bytes).record("outcome", "completed");
         tracing::debug!(parent: &span, %job, checkpoint = id, bytes, duration_ms, "checkpoint completed");
-        let completed = CompletedCheckpoint { checkpoint, bytes, duration };
-        self.settings.shared.meter().checkpoint_completed(Some(completed));
-        self.settings.shared.emit(JobEvent::CheckpointCompleted(completed));
+        completed.duration = Some(duration);
+        let shared = &self.settings.shared;
+        shared.statistics().completed(checkpoint, Some(completed.path.clone()), now);
+        shared.meter().checkpoint_completed(Some(&completed));
+        shared.emit(JobEvent::CheckpointCompleted(completed));
+    }
+
+    fn count_failure(&self, checkpoint: Option<CheckpointId>, reason: &FailureReason) {
+        let now = self.settings.clock.now();
+        self.settings.shared.statistics().failed(checkpoint, &reason.to_string(), now);
     }
 
     /// A checkpoint was given up, or one that was asked for was never begun.
@@ -418,7 +458,10 @@ impl CoordinatorActor {
             // Of what may still turn out to be committed the count is made when that is known.
             if !matches!(reason, FailureReason::CommitUnknown { .. }) {
                 self.settings.shared.meter().checkpoint_failed();
+                self.count_failure(checkpoint, reason);
             }
+        } else if *reason != FailureReason::MinPause {
+            self.count_failure(None, reason);
         }
         // A tick that is put off, or a job that ends: not a failure to anyone.
         if kind_of(reason) == ErrorKind::Cancelled || (checkpoint.is_none() && !reason.counts()) {
@@ -460,8 +503,11 @@ impl Handler<CheckpointMessage> for CoordinatorActor {
 
     fn handle(&mut self, message: CheckpointMessage, ctx: &mut Self::Context) {
         match message {
-            CheckpointMessage::Begin { attempt, subtasks } => {
+            CheckpointMessage::Begin { attempt, from, subtasks } => {
                 self.settle(ctx);
+                if let Some(from) = from {
+                    self.settings.shared.statistics().restored(from, self.settings.clock.wall());
+                }
                 self.attempt = attempt;
                 self.subtasks = subtasks.into_iter().collect();
                 let random = self.settings.random.next_u64();
@@ -485,6 +531,11 @@ impl Handler<CheckpointMessage> for CoordinatorActor {
             }
             CheckpointMessage::Ack { checkpoint, subtask, attempt, snapshot } => {
                 let finished = snapshot.finished;
+                if let Some(chain) = self.chains.get(subtask.chain.0 as usize) {
+                    let now = self.settings.clock.now();
+                    let mut statistics = self.settings.shared.statistics();
+                    statistics.acknowledged(checkpoint, subtask, chain, snapshot.report, now);
+                }
                 self.feed(Event::Ack { checkpoint, subtask, attempt, state: snapshot, finished }, ctx);
             }
             CheckpointMessage::Decline { checkpoint, subtask, attempt, cause } => {
@@ -500,6 +551,11 @@ impl Handler<CheckpointMessage> for CoordinatorActor {
                 {
                     self.feed(Event::InputEnded, ctx);
                 }
+            }
+            CheckpointMessage::Retained { answer } => self.retained(answer),
+            CheckpointMessage::Schedule { run, done } => {
+                self.feed(if run { Event::StartSchedule } else { Event::StopSchedule }, ctx);
+                let _ = done.send(());
             }
             CheckpointMessage::Request { answer } => {
                 if self.settings.storage.is_none() {
@@ -532,11 +588,11 @@ impl Handler<Done> for CoordinatorActor {
                 self.fail_if_hopeless(&error);
                 self.feed_failure(Event::Prepared { checkpoint, result }, error, ctx);
             }
-            Done::Persisted(checkpoint, state_bytes, Ok(manifest_bytes)) => {
-                self.completed(checkpoint, state_bytes, manifest_bytes);
+            Done::Persisted(checkpoint, Ok(completed)) => {
+                self.completed(completed);
                 self.feed(Event::Persisted { checkpoint, result: Ok(()) }, ctx);
             }
-            Done::Persisted(checkpoint, _, Err(error)) => {
+            Done::Persisted(checkpoint, Err(error)) => {
                 tracing::warn!(job = %self.settings.job, %checkpoint, %error, "a checkpoint was not committed");
                 let failed = |error: &Error| error.to_string().into();
                 let result = Err(match &error {

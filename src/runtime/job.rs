@@ -7,7 +7,7 @@ use super::messages::{CheckpointMessage, JobCommand, RegionCommand, RegionReport
 use super::region::{RegionSettings, RegionSupervisor};
 use super::restore;
 use super::status::{JobEvent, JobOutcome, JobShared, JobStatus};
-use crate::checkpoint::{Checkpointing, JobEnd, Retention, deleted_at_end};
+use crate::checkpoint::{Checkpointing, JobEnd, Retention, StatisticsTracker, deleted_at_end};
 use crate::dataflow::{Layout, Plan};
 use crate::error::{Error, ErrorKind};
 use crate::operator::{Claim, StartContext};
@@ -51,6 +51,12 @@ impl JobSettings {
     /// What counts for the job. See [`JobMeter::new`].
     pub(crate) fn meter(&self) -> JobMeter {
         JobMeter::new(&self.name, &self.plan.layout, self.clock)
+    }
+
+    /// What keeps the job's checkpoints in mind.
+    pub(crate) fn statistics(&self) -> StatisticsTracker {
+        let history = self.checkpointing.clone().unwrap_or_default().get_history();
+        StatisticsTracker::new(history, self.plan.layout.subtasks().count())
     }
 }
 
@@ -251,12 +257,13 @@ impl JobActor {
         let (limit, deadline) = (self.stop_timeout, self.clock.sleep(self.stop_timeout));
         let (coordinator, region) = (self.coordinator.clone(), self.region.clone());
         let (scope, span) = (self.scope.clone(), self.span.clone());
-        let cause = outcome.as_ref().err().cloned();
+        let (cause, clock) = (outcome.as_ref().err().cloned(), self.clock);
         let rest = async move {
             // Fails if it is gone already, which is as good.
             let _ = coordinator.send(Terminate).await;
             let _ = region.send(Terminate).await;
-            let task = scope.spawn(last_words(storage, outcome, checkpointing, layout).instrument(span));
+            let task =
+                scope.spawn(last_words(storage, outcome, checkpointing, layout, clock).instrument(span));
             task.await.unwrap_or_else(Err)
         };
         let rest = async move {
@@ -319,6 +326,7 @@ async fn last_words(
     outcome: JobOutcome,
     checkpointing: Checkpointing,
     layout: Arc<Layout>,
+    clock: Clock,
 ) -> JobOutcome {
     let Some(storage) = storage else { return outcome };
     let end = match &outcome {
@@ -332,7 +340,7 @@ async fn last_words(
         Ok(_) => JobEnd::Cancelled,
         Err(_) => JobEnd::Failed,
     };
-    match delete(&storage, end, &checkpointing, &layout).await {
+    match delete(&storage, end, &checkpointing, &layout, clock).await {
         Ok(()) => outcome,
         // The log says that it is: nothing makes that untrue, and the next start deletes the rest.
         Err(error) if end == JobEnd::Finished => {
@@ -349,13 +357,14 @@ async fn delete(
     end: JobEnd,
     checkpointing: &Checkpointing,
     layout: &Layout,
+    clock: Clock,
 ) -> Result<(), Error> {
     let retained = storage.retained();
     let delete = deleted_at_end(checkpointing.get_on_cancellation(), end, &retained);
     if !delete.is_empty() && delete.len() == retained.len() {
         if end == JobEnd::Cancelled {
             // No later start will commit what the last checkpoint holds.
-            restore::recover_sinks(layout, storage).await?;
+            restore::recover_sinks(layout, storage, clock.wall()).await?;
         }
         return storage.delete_all_checkpoints().await.map_err(CompleteError::into_error);
     }
@@ -423,6 +432,12 @@ impl Handler<JobCommand> for JobActor {
             JobCommand::Cancel => self.cancel(),
             JobCommand::Checkpoint { answer } => {
                 self.coordinator.do_send(CheckpointMessage::Request { answer });
+            }
+            JobCommand::Retained { answer } => {
+                self.coordinator.do_send(CheckpointMessage::Retained { answer });
+            }
+            JobCommand::Schedule { run, done } => {
+                self.coordinator.do_send(CheckpointMessage::Schedule { run, done });
             }
         }
     }

@@ -3,7 +3,8 @@
 use super::metrics::{ChainMetrics, CheckpointMetrics, JobMetrics, OperatorMetrics, SubtaskMetrics};
 #[cfg(feature = "metrics")]
 use super::metrics_facade::{JobSeries, Publisher};
-use super::status::{CompletedCheckpoint, JobStatus};
+use super::status::JobStatus;
+use crate::checkpoint::CompletedCheckpoint;
 use crate::dataflow::Layout;
 use crate::metrics::SubtaskHandles;
 use crate::types::{Clock, JobName, SubtaskId, SubtaskIndex};
@@ -86,10 +87,12 @@ impl JobMeter {
     }
 
     /// A checkpoint is committed. `figures`: as far as they are known.
-    pub(crate) fn checkpoint_completed(&self, figures: Option<CompletedCheckpoint>) {
+    pub(crate) fn checkpoint_completed(&self, figures: Option<&CompletedCheckpoint>) {
         self.count(|checkpoints| {
             checkpoints.completed += 1;
-            checkpoints.last_completed = figures.or(checkpoints.last_completed);
+            if let Some(figures) = figures {
+                checkpoints.last_completed = Some(figures.clone());
+            }
         });
         #[cfg(feature = "metrics")]
         self.series.checkpoint_completed(figures);
@@ -124,7 +127,7 @@ impl JobMeter {
             status,
             uptime: self.ended.get().copied().unwrap_or(now),
             restarts: self.restarts.load(Ordering::Relaxed),
-            checkpoints: *lock(&self.checkpoints),
+            checkpoints: lock(&self.checkpoints).clone(),
             chains: snapshots(&self.chains, now),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::snapshot::SubtaskSnapshot;
 use crate::channel::Barrier;
-use crate::checkpoint::FailureReason;
+use crate::checkpoint::{CompletedCheckpoint, FailureReason};
 use crate::error::Error;
 use crate::types::{Attempt, CheckpointId, SubtaskId};
 use actix::Recipient;
@@ -17,7 +17,11 @@ pub(crate) enum SubtaskCommand {
     /// A checkpoint is complete; with the final one the subtask's work is done.
     Complete { checkpoint: CheckpointId, last: bool },
     /// A checkpoint was given up.
-    Aborted(CheckpointId),
+    Aborted {
+        checkpoint: CheckpointId,
+        /// For who has missed that it is complete.
+        latest_completed: Option<CheckpointId>,
+    },
     /// Stop without finishing.
     Stop,
 }
@@ -75,7 +79,11 @@ pub(crate) enum RegionReport {
 #[derive(Debug)]
 pub(crate) enum CheckpointMessage {
     /// All subtasks of an attempt run.
-    Begin { attempt: Attempt, subtasks: Vec<(SubtaskId, Recipient<SubtaskCommand>)> },
+    Begin {
+        attempt: Attempt,
+        from: Option<CheckpointId>,
+        subtasks: Vec<(SubtaskId, Recipient<SubtaskCommand>)>,
+    },
     /// The attempt ends. Answered when no checkpoint is at its commit point any more.
     Suspend { reason: FailureReason, done: oneshot::Sender<()> },
     /// A subtask's part of a checkpoint is durable.
@@ -88,6 +96,10 @@ pub(crate) enum CheckpointMessage {
     InputEnded { subtask: SubtaskId, attempt: Attempt },
     /// The user asks for a checkpoint.
     Request { answer: oneshot::Sender<Result<CheckpointId, Error>> },
+    /// The user asks for the checkpoints that are kept.
+    Retained { answer: oneshot::Sender<Result<Vec<CompletedCheckpoint>, Error>> },
+    /// The user stops the schedule, or starts it again.
+    Schedule { run: bool, done: oneshot::Sender<()> },
 }
 
 /// To the coordinator and the supervisor: the job is over.
@@ -99,6 +111,8 @@ pub(crate) struct Terminate;
 pub(crate) enum JobCommand {
     Cancel,
     Checkpoint { answer: oneshot::Sender<Result<CheckpointId, Error>> },
+    Schedule { run: bool, done: oneshot::Sender<()> },
+    Retained { answer: oneshot::Sender<Result<Vec<CompletedCheckpoint>, Error>> },
 }
 
 /// Marks messages, none of which has a result of its own: answers come by other messages or channels.

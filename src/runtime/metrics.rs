@@ -1,8 +1,10 @@
 //! What a job reports of itself, as plain data.
 
-use super::status::{CompletedCheckpoint, JobStatus};
+use super::status::JobStatus;
+use crate::checkpoint::CompletedCheckpoint;
+use crate::checkpoint::duration_text::seconds;
 use crate::types::{JobName, OperatorId, SubtaskIndex, Timestamp};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use std::time::Duration;
 
 /// The figures of a job at one moment; from [`JobHandle::metrics`](crate::JobHandle::metrics).
@@ -32,7 +34,7 @@ pub struct JobMetrics {
 }
 
 /// The checkpoints of a job. Always `started = completed + failed + in_progress`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct CheckpointMetrics {
     /// Those that were given a number.
@@ -105,7 +107,7 @@ pub struct OperatorMetrics {
     pub operator: OperatorId,
     /// Records it was given. 0 for a source.
     pub records_in: u64,
-    /// Records it gave. 0 for a sink.
+    /// Records it gave, those into side outputs that a stream was made of included. 0 for a sink.
     pub records_out: u64,
 }
 
@@ -129,9 +131,4 @@ impl JobMetrics {
             operator: sum.operator,
         })
     }
-}
-
-/// A duration as a number of seconds.
-pub(super) fn seconds<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_f64(duration.as_secs_f64())
 }

@@ -5,7 +5,8 @@
 //! nothing of it, and one that sleeps stays asleep.
 
 use super::metrics::{JobMetrics, SubtaskMetrics};
-use super::status::{CompletedCheckpoint, JobStatus};
+use super::status::JobStatus;
+use crate::checkpoint::CompletedCheckpoint;
 use crate::dataflow::{Layout, OperatorKind, PlannedChain};
 use crate::metrics::{self as names, Metric, MetricKind};
 use crate::types::{JobName, SubtaskIndex};
@@ -99,11 +100,13 @@ impl JobSeries {
     }
 
     #[allow(clippy::cast_precision_loss)] // exact up to 2^53
-    pub(super) fn checkpoint_completed(&self, figures: Option<CompletedCheckpoint>) {
+    pub(super) fn checkpoint_completed(&self, figures: Option<&CompletedCheckpoint>) {
         self.completed.increment(1);
-        if let Some(CompletedCheckpoint { checkpoint, bytes, duration }) = figures {
-            self.duration.record(duration);
-            self.size.set(bytes as f64);
+        if let Some(CompletedCheckpoint { checkpoint, bytes, duration, .. }) = figures {
+            if let Some(duration) = duration {
+                self.duration.record(*duration);
+            }
+            self.size.set(*bytes as f64);
             self.last_id.set(checkpoint.0 as f64);
         }
     }

@@ -4,6 +4,7 @@
 //! [`RegionSupervisor`](region::RegionSupervisor) starts, watches and restarts the
 //! [`SubtaskActor`](subtask::SubtaskActor)s, one per parallel instance of a chain.
 
+mod barrier_times;
 pub(crate) mod coordinator;
 pub(crate) mod engine;
 mod in_flight;
@@ -21,4 +22,5 @@ pub(crate) mod status;
 mod subtask;
 mod tracing_scope;
 mod turn;
+mod uploads;
 mod wiring;

@@ -138,6 +138,7 @@ impl RegionSupervisor {
             restored: None,
             generation: self.settings.generation,
             attempt,
+            now: self.settings.clock.wall(),
             checkpointing: storage.is_some(),
         };
         let parent = &self.settings.span;
@@ -185,6 +186,7 @@ impl RegionSupervisor {
                 ends: ends.remove(&id).unwrap_or_default(),
                 factory: factory.boxed(),
                 restored: restored.subtasks.remove(&id).unwrap_or_default(),
+                from: self.from,
                 has_source: chain.has_source(),
                 mode: self.settings.mode,
                 context,
@@ -219,7 +221,11 @@ impl RegionSupervisor {
         self.starting = self.starting.saturating_sub(1);
         if self.starting == 0 && matches!(self.phase, Phase::Running) {
             let subtasks = self.live.iter().map(|(id, to)| (*id, to.clone())).collect();
-            self.coordinator.do_send(CheckpointMessage::Begin { attempt: self.attempt, subtasks });
+            self.coordinator.do_send(CheckpointMessage::Begin {
+                attempt: self.attempt,
+                from: self.from,
+                subtasks,
+            });
             self.job.do_send(RegionReport::Running { attempt: self.attempt, from: self.from });
         }
     }

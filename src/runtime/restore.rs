@@ -4,12 +4,13 @@ use super::in_flight::{self, RestoredInFlight};
 use crate::checkpoint::metadata::{Distribution, ListState, Manifest, OperatorState, Segment};
 use crate::dataflow::{Layout, OperatorKind, PlannedChain};
 use crate::error::{Error, ErrorKind};
-use crate::operator::{COMMITS_STATE, RecoveryContext, SPLITS_STATE};
+use crate::operator::{COMMITS_STATE, OPEN_STATE, RecoveryContext, SPLITS_STATE};
 use crate::pool::panic_message;
 use crate::state::{EncodedGroup, RestoredKeyed, RestoredList, RestoredOperator, redistribution};
 use crate::storage::OwnedJob;
 use crate::types::{
     Attempt, CheckpointId, MaxParallelism, OperatorId, STABLE_HASH_VERSION, SubtaskId, SubtaskIndex,
+    Timestamp,
 };
 use futures::FutureExt;
 use std::collections::BTreeMap;
@@ -171,7 +172,7 @@ async fn try_restore(
 }
 
 /// Lets the sinks commit what the last completed checkpoint holds, and discard the rest, for a job after which nobody comes to do it.
-pub(crate) async fn recover_sinks(layout: &Layout, storage: &OwnedJob) -> Result<(), Error> {
+pub(crate) async fn recover_sinks(layout: &Layout, storage: &OwnedJob, now: Timestamp) -> Result<(), Error> {
     let manifest = storage.latest_manifest().await?;
     let reader = manifest.as_ref().map(|manifest| Reader { manifest, storage });
     let recovery = RecoveryContext {
@@ -179,6 +180,7 @@ pub(crate) async fn recover_sinks(layout: &Layout, storage: &OwnedJob) -> Result
         generation: storage.generation(),
         // Whatever the attempts of this process prepared is older.
         attempt: Attempt(u32::MAX),
+        now,
         checkpointing: true,
         restored: None,
     };
@@ -192,16 +194,18 @@ async fn recover(
 ) -> Result<(), Error> {
     for (_, operator) in layout.operators() {
         let OperatorKind::Sink(sink) = &operator.kind else { continue };
-        let commits = match reader.and_then(|reader| Some((reader, reader.state_of(&operator.id)?))) {
-            Some((reader, state)) => reader.whole_list(state, COMMITS_STATE).await?,
-            None => Vec::new(),
+        let (commits, open) = match reader.and_then(|reader| Some((reader, reader.state_of(&operator.id)?))) {
+            Some((reader, state)) => {
+                (reader.whole_list(state, COMMITS_STATE).await?, reader.whole_list(state, OPEN_STATE).await?)
+            }
+            None => (Vec::new(), Vec::new()),
         };
         let context = RecoveryContext {
             operator: operator.id.clone(),
             restored: reader.map(|reader| reader.manifest.checkpoint),
             ..recovery.clone()
         };
-        caught(&operator.id, sink.recover(commits, &context)).await?;
+        caught(&operator.id, sink.recover(commits, open, &context)).await?;
     }
     Ok(())
 }
@@ -304,6 +308,9 @@ impl Reader<'_> {
             let start = usize::try_from(part.start).unwrap_or(usize::MAX);
             let len = usize::try_from(part.end.saturating_sub(part.start)).unwrap_or(0);
             list.elements.extend(elements.into_iter().skip(start).take(len));
+        }
+        for (name, list) in lists.iter_mut().filter(|(_, list)| list.distribution == Distribution::Union) {
+            list.elements = self.whole_list(state, name).await?;
         }
         for (name, list) in lists.iter_mut().filter(|(_, list)| list.distribution == Distribution::Broadcast)
         {

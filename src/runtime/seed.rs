@@ -9,7 +9,7 @@ use crate::metrics::SubtaskHandles;
 use crate::operator::SubtaskContext;
 use crate::pool::Scope;
 use crate::storage::OwnedJob;
-use crate::types::{Attempt, Clock, MaxParallelism, OperatorId, SubtaskId};
+use crate::types::{Attempt, CheckpointId, Clock, MaxParallelism, OperatorId, SubtaskId};
 use actix::Recipient;
 use tracing::Span;
 
@@ -21,6 +21,8 @@ pub(super) struct SubtaskSeed {
     pub(super) ends: Ends,
     pub(super) factory: Box<dyn ChainFactory>,
     pub(super) restored: RestoredSubtask,
+    /// The checkpoint that the attempt begins from.
+    pub(super) from: Option<CheckpointId>,
     pub(super) has_source: bool,
     pub(super) mode: CheckpointingMode,
     pub(super) context: ChainContext,

@@ -2,6 +2,7 @@
 
 use super::in_flight::schema_of;
 use crate::channel::{InFlight, Origin};
+use crate::checkpoint::SnapshotReport;
 use crate::checkpoint::metadata::{
     ChannelState, EdgeState, GroupSegment, KeyedState, ListState, OperatorState, Segment, SubtaskState,
 };
@@ -12,6 +13,7 @@ use crate::pool::panic_message;
 use crate::state::{KeyedSnapshot, ListSnapshot};
 use crate::storage::{OwnedJob, StateFileWriter};
 use crate::types::{Attempt, CheckpointId, EdgeId, OperatorId, SubtaskId, SubtaskIndex};
+use futures::future::poll_fn;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::sync::oneshot;
@@ -25,8 +27,8 @@ pub(crate) struct SubtaskSnapshot {
     pub(crate) in_flight: Vec<ChannelSnapshot>,
     /// Whether the subtask had reached the end of its input.
     pub(crate) finished: bool,
-    /// Bytes written.
-    pub(crate) bytes: u64,
+    /// How it was taken.
+    pub(crate) report: SnapshotReport,
 }
 
 /// Records that were in flight in one channel.
@@ -77,36 +79,46 @@ pub(super) fn by_operator<'a>(snapshots: impl Iterator<Item = &'a SubtaskSnapsho
     operators
 }
 
-/// Writes what a subtask's operators gave at a barrier.
+/// What a subtask gives at a barrier.
+pub(super) struct Taken {
+    /// Of its operators, frozen.
+    pub(super) snapshots: Vec<OperatorSnapshot>,
+    /// What was in flight to it comes here, if the barrier has overtaken it.
+    pub(super) in_flight: Option<oneshot::Receiver<Vec<InFlight>>>,
+}
+
+/// Writes what a subtask's operators gave at a barrier. `report`: what is known of it so far.
 pub(super) async fn write(
     storage: &OwnedJob,
     checkpoint: CheckpointId,
     attempt: Attempt,
     subtask: SubtaskId,
     finished: bool,
-    snapshots: Vec<OperatorSnapshot>,
-    in_flight: Option<oneshot::Receiver<Vec<InFlight>>>,
+    Taken { snapshots, in_flight }: Taken,
+    mut report: SnapshotReport,
 ) -> Result<SubtaskSnapshot, Error> {
     let mut file = storage.state_file(checkpoint, attempt, subtask);
     let mut operators = Vec::with_capacity(snapshots.len());
-    let mut bytes = 0;
     for snapshot in snapshots {
-        let OperatorSnapshot { operator, states, sink } = snapshot;
+        let OperatorSnapshot { operator, states, sink, fields } = snapshot;
         let mut state =
             SubtaskState { subtask: subtask.index, finished, keyed: Vec::new(), lists: Vec::new() };
         let named = |error: Error| error.operator(&operator).subtask(subtask.index).checkpoint(checkpoint);
         for keyed in states.keyed {
             let keyed = write_keyed(&mut file, keyed).await.map_err(named)?;
-            bytes += keyed.groups.iter().map(|group| group.at.len).sum::<u64>();
+            report.bytes += keyed.groups.iter().map(|group| group.at.len).sum::<u64>();
             state.keyed.push(keyed);
         }
         let mut lists = states.lists;
         if let Some(sink) = sink {
-            lists.push(sink.wait().await.map_err(named)?);
+            lists.extend(sink.wait().await.map_err(named)?);
+        }
+        if let Some(fields) = fields {
+            lists.push(fields.wait(&operator).await.map_err(named)?);
         }
         for list in lists {
             let list = write_list(&mut file, list).await.map_err(named)?;
-            bytes += list.at.as_ref().map_or(0, |at| at.len);
+            report.bytes += list.at.as_ref().map_or(0, |at| at.len);
             state.lists.push(list);
         }
         state.keyed.sort_by(|a, b| a.name.cmp(&b.name));
@@ -124,10 +136,10 @@ pub(super) async fn write(
         for channel in records {
             channels.extend(write_in_flight(&mut file, subtask.index, channel).await?);
         }
-        bytes += channels.iter().map(|channel| channel.at.len).sum::<u64>();
+        report.bytes += channels.iter().map(|channel| channel.at.len).sum::<u64>();
     }
     file.finish().await.map_err(|error| error.subtask(subtask.index).checkpoint(checkpoint))?;
-    Ok(SubtaskSnapshot { operators, in_flight: channels, finished, bytes })
+    Ok(SubtaskSnapshot { operators, in_flight: channels, finished, report })
 }
 
 async fn write_in_flight(
@@ -152,9 +164,10 @@ async fn write_keyed(file: &mut StateFileWriter, snapshot: KeyedSnapshot) -> Res
     let KeyedSnapshot { name, schema, groups: mut encoder } = snapshot;
     file.begin_state(&name);
     let mut groups = Vec::new();
-    while let Some(group) = encoding("a state", || encoder.next_group())? {
+    while let Some(group) = poll_fn(|task| encoder.poll_next_group(task)).await? {
         let at = file.write_segment(&group.bytes).await?;
         groups.push(GroupSegment { group: group.group, entries: group.entries, at });
+        encoder.give_back(group.bytes);
     }
     Ok(KeyedState { name, schema, groups })
 }

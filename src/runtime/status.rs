@@ -2,13 +2,15 @@
 
 use super::job_meter::JobMeter;
 use super::messages::JobCommand;
-use super::metrics::{JobMetrics, seconds};
+use super::metrics::JobMetrics;
+use crate::checkpoint::{CompletedCheckpoint, StatisticsTracker};
 use crate::error::{Error, ErrorKind};
 use crate::types::{Attempt, CheckpointId};
 use actix::Recipient;
 use serde::{Serialize, Serializer};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 
@@ -83,19 +85,6 @@ impl Serialize for JobStatus {
     }
 }
 
-/// A checkpoint that is complete: the job can start from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct CompletedCheckpoint {
-    /// Its number.
-    pub checkpoint: CheckpointId,
-    /// Bytes written for it: state and manifest.
-    pub bytes: u64,
-    /// From trigger to commit.
-    #[serde(rename = "duration_seconds", serialize_with = "seconds")]
-    pub duration: Duration,
-}
-
 /// Something that happened to a job; see [`JobHandle::events`](crate::JobHandle::events).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -138,11 +127,14 @@ pub(crate) struct JobShared {
     /// For the first who listens: it has heard everything since the start.
     first_listener: Mutex<Option<broadcast::Receiver<JobEvent>>>,
     outcome: Mutex<Option<JobOutcome>>,
+    /// Whether periodic checkpoints are being taken.
+    periodic: AtomicBool,
     meter: JobMeter,
+    statistics: Mutex<StatisticsTracker>,
 }
 
 impl JobShared {
-    pub(crate) fn new(meter: JobMeter) -> Self {
+    pub(crate) fn new(meter: JobMeter, statistics: StatisticsTracker) -> Self {
         let (events, first_listener) = broadcast::channel(EVENTS);
         Self {
             status: watch::Sender::new(JobStatus::Starting),
@@ -150,7 +142,9 @@ impl JobShared {
             events: Mutex::new(Some(events)),
             first_listener: Mutex::new(Some(first_listener)),
             outcome: Mutex::new(None),
+            periodic: AtomicBool::new(false),
             meter,
+            statistics: Mutex::new(statistics),
         }
     }
 
@@ -178,8 +172,21 @@ impl JobShared {
         self.status.send_replace(status);
     }
 
+    pub(super) fn set_periodic(&self, started: bool) {
+        self.periodic.store(started, Ordering::Release);
+    }
+
+    pub(crate) fn is_periodic_started(&self) -> bool {
+        self.periodic.load(Ordering::Acquire)
+    }
+
     pub(super) fn meter(&self) -> &JobMeter {
         &self.meter
+    }
+
+    /// What is known of the job's checkpoints. Held only to tell or ask it something.
+    pub(crate) fn statistics(&self) -> MutexGuard<'_, StatisticsTracker> {
+        self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn metrics(&self) -> JobMetrics {

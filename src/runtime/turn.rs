@@ -1,10 +1,13 @@
 //! One subtask at work, as a loop that is polled: what it takes, in which order, and when it sleeps.
 
+use super::barrier_times::BarrierTimes;
 use super::in_flight::RestoredInFlight;
 use super::messages::{CheckpointMessage, SubtaskCommand};
 use super::seed::SubtaskSeed;
 use super::snapshot;
+use super::uploads::Uploads;
 use crate::channel::{Barrier, Flow, GateEvent, InFlight, InHand, InputGate, WakeCell};
+use crate::checkpoint::Notifications;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Activity, Stopwatch, SubtaskCounters};
 use crate::operator::{BuildContext, Chain, Control, OperatorSnapshot, Read, SubtaskContext};
@@ -114,6 +117,9 @@ pub(super) struct Subtask {
     newest: Option<CheckpointId>,
     /// Newer ones that the coordinator has given up. An older one may still be under way, and is taken.
     aborted: BTreeSet<CheckpointId>,
+    notifications: Notifications,
+    uploads: Uploads,
+    barrier_times: BarrierTimes,
     stop: bool,
     slice: Slice,
     storage: Option<OwnedJob>,
@@ -133,6 +139,7 @@ impl Subtask {
             ends,
             factory,
             restored,
+            from,
             has_source,
             mode,
             context,
@@ -185,6 +192,9 @@ impl Subtask {
             alarm: None,
             newest: None,
             aborted: BTreeSet::new(),
+            notifications: Notifications::new(from),
+            uploads: Uploads::default(),
+            barrier_times: BarrierTimes::default(),
             stop: false,
             slice,
             storage,
@@ -201,12 +211,19 @@ impl Subtask {
             SubtaskCommand::Stop => self.stop = true,
             SubtaskCommand::Trigger(barrier) => self.triggers.push_back(barrier),
             SubtaskCommand::Complete { checkpoint, last } => {
-                self.chain.control(&mut Control::Complete(checkpoint))?;
+                self.uploads.completed(checkpoint);
+                if self.notifications.completed(checkpoint) {
+                    self.chain.control(&mut Control::Complete(checkpoint))?;
+                }
                 if last && self.phase == Phase::Ended {
                     self.phase = Phase::Leaving;
                 }
             }
-            SubtaskCommand::Aborted(checkpoint) => {
+            SubtaskCommand::Aborted { checkpoint, latest_completed } => {
+                self.uploads.cancel(checkpoint);
+                if let Some(missed) = self.notifications.aborted(latest_completed) {
+                    self.chain.control(&mut Control::Complete(missed))?;
+                }
                 if self.newest < Some(checkpoint) {
                     self.aborted.insert(checkpoint);
                 }
@@ -354,6 +371,9 @@ impl Subtask {
     }
 
     fn take_event(&mut self, event: GateEvent) -> Result<bool> {
+        if let Some(gate) = &self.gate {
+            self.barrier_times.saw(gate.newest_barrier(), self.clock);
+        }
         match event {
             GateEvent::Empty => return Ok(false),
             GateEvent::Batch(in_hand) => {
@@ -432,25 +452,33 @@ impl Subtask {
             return Err(Error::new(ErrorKind::Internal, "a barrier in a job without checkpoints").into());
         };
         let mut snapshots: Vec<OperatorSnapshot> = Vec::new();
+        let (clock, mut report) = (self.clock, self.barrier_times.report(barrier, self.clock));
+        let began = clock.elapsed();
         self.chain.control(&mut Control::Snapshot { barrier, snapshots: &mut snapshots })?;
         self.at_rest = false;
+        let frozen = clock.elapsed();
+        report.sync_duration = frozen.saturating_sub(began);
         let (attempt, subtask) = (self.attempt, self.id);
         let finished = self.phase == Phase::Ended;
         let coordinator = self.coordinator.clone();
         let (name, counters) = (self.name.clone(), Arc::clone(&self.counters));
+        let taken = snapshot::Taken { snapshots, in_flight };
         let upload = async move {
-            let snapshot =
-                snapshot::write(&storage, checkpoint, attempt, subtask, finished, snapshots, in_flight)
-                    .await?;
-            counters.checkpoint_bytes.add_shared(snapshot.bytes);
-            Span::current().record("bytes", snapshot.bytes);
+            let mut snapshot =
+                snapshot::write(&storage, checkpoint, attempt, subtask, finished, taken, report).await?;
+            let report = &mut snapshot.report;
+            report.async_duration = clock.elapsed().saturating_sub(frozen);
+            counters.checkpoint_bytes.add_shared(report.bytes);
+            Span::current().record("bytes", report.bytes);
             Ok(snapshot)
         };
         let span = tracing::debug_span!("snapshot", checkpoint = checkpoint.0, bytes = field::Empty);
-        let upload = self.scope.spawn(upload.instrument(span));
+        let upload = self.scope.spawn(self.uploads.begin(checkpoint, upload.instrument(span)));
         // A panic in the upload declines the checkpoint, like an error.
         drop(self.scope.spawn(async move {
-            let result = upload.await.and_then(|result: Result<_, Error>| result);
+            // Nobody waits for what was cancelled.
+            let Some(result) = upload.await.map(Result::ok).transpose() else { return };
+            let result = result.and_then(|result: Result<_, Error>| result);
             let named = |error: Error| error.operator(&name).subtask(subtask.index).checkpoint(checkpoint);
             coordinator.do_send(match result.map_err(named) {
                 Ok(snapshot) => {

@@ -5,6 +5,7 @@
 //! over before it is written. For most types the compiler sees that there is nothing to find, and the look costs nothing.
 
 use crate::error::{Error, ErrorKind};
+use postcard::ser_flavors::Flavor;
 use serde::de::DeserializeOwned;
 use serde::{Serialize, ser};
 use std::fmt;
@@ -15,27 +16,35 @@ use std::fmt;
 /// [`ErrorKind::Program`] when values of this type cannot be stored so that they read the same again: says why, and what to
 /// change. [`ErrorKind::Failed`] when the type's own `Serialize` fails.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Error> {
-    append(value, Vec::new())
+    let mut bytes = Vec::new();
+    append(value, &mut bytes)?;
+    Ok(bytes)
 }
 
-/// The bytes of a value, after what `to` holds.
+/// Appends the bytes of a value to what `to` holds. After an error, what was appended is of no use.
 ///
 /// # Errors
 /// As [`encode`].
-pub fn append<T: Serialize + ?Sized>(value: &T, to: Vec<u8>) -> Result<Vec<u8>, Error> {
-    value.serialize(Look).map_err(|found| match found {
-        Unstorable::Type(why) => Error::new(ErrorKind::Program, why),
-        Unstorable::Value(why) => Error::new(ErrorKind::Failed, why),
-    })?;
-    postcard::serialize_with_flavor(value, Bytes(to))
+#[inline]
+pub fn append<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> Result<(), Error> {
+    value.serialize(Look).map_err(refused)?;
+    postcard::serialize_with_flavor(value, Append(to))
         .map_err(|error| Error::new(ErrorKind::Failed, "a value cannot be encoded").because(error))
 }
 
-/// Copies pieces as a whole, where postcard's own way to append to a `Vec` goes byte by byte.
-struct Bytes(Vec<u8>);
+#[cold]
+fn refused(found: Unstorable) -> Error {
+    match found {
+        Unstorable::Type(why) => Error::new(ErrorKind::Program, why),
+        Unstorable::Value(why) => Error::new(ErrorKind::Failed, why),
+    }
+}
 
-impl postcard::ser_flavors::Flavor for Bytes {
-    type Output = Vec<u8>;
+/// Where postcard writes to. Most of what it writes are numbers of a few bytes: they are copied without a call.
+struct Append<'b>(&'b mut Vec<u8>);
+
+impl Flavor for Append<'_> {
+    type Output = ();
 
     #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
@@ -45,12 +54,24 @@ impl postcard::ser_flavors::Flavor for Bytes {
 
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
+        if bytes.len() > 16 {
+            self.0.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let mut rest = bytes;
+        while let Some((eight, more)) = rest.split_first_chunk::<8>() {
+            self.0.extend_from_slice(eight);
+            rest = more;
+        }
+        for byte in rest {
+            self.0.push(*byte);
+        }
         Ok(())
     }
 
-    fn finalize(self) -> postcard::Result<Vec<u8>> {
-        Ok(self.0)
+    #[inline]
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
     }
 }
 
@@ -350,6 +371,14 @@ mod tests {
     fn what_is_fine_is_written_as_postcard_does() {
         let value = (1_u64, "text", vec![Some(1.5_f64)], BTreeMap::from([(1_u8, 'x')]));
         assert_eq!(encode(&value).unwrap(), postcard::to_stdvec(&value).unwrap());
-        assert_eq!(append(&7_u8, vec![1, 2]).unwrap(), [1, 2, 7]);
+        let mut bytes = vec![1, 2];
+        append(&7_u8, &mut bytes).unwrap();
+        assert_eq!(bytes, [1, 2, 7]);
+        for len in 0..40 {
+            let text = "x".repeat(len);
+            assert_eq!(encode(&text).unwrap(), postcard::to_stdvec(&text).unwrap());
+            let number = u64::MAX.checked_shr(len as u32 * 2).unwrap_or(0);
+            assert_eq!(encode(&number).unwrap(), postcard::to_stdvec(&number).unwrap());
+        }
     }
 }

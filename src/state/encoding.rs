@@ -4,6 +4,7 @@ use super::{Key, StateValue, codec};
 use crate::error::{Error, ErrorKind};
 use crate::types::{KeyGroup, MaxParallelism, stable_hash};
 use std::fmt;
+use std::task::{Context, Poll};
 
 /// Entries of one key group, encoded; what checkpoints store and restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,15 +17,19 @@ pub struct EncodedGroup {
     pub bytes: Vec<u8>,
 }
 
-/// Gives the entries of a frozen state, a key group at a time, in order of groups and within a group in order of the key's
-/// stable hash. Meant to be called on another thread than the state's own.
+/// Gives the entries of a frozen state, a key group at a time, in order of groups; within a group in no order.
 pub trait GroupEncoder: Send {
     /// The next group that holds entries; `None` after the last one.
     ///
     /// # Errors
-    /// [`ErrorKind::Program`] when the type of key or value cannot be stored, [`ErrorKind::Failed`] when its own `Serialize` fails.
-    /// The snapshot is of no use then.
-    fn next_group(&mut self) -> Result<Option<EncodedGroup>, Error>;
+    /// [`ErrorKind::Program`] when the type of key or value cannot be stored, [`ErrorKind::Failed`] when its own `Serialize` fails or
+    /// panics, [`ErrorKind::Cancelled`] when the subtask that owns the state has ended. The snapshot is of no use then.
+    fn poll_next_group(&mut self, task: &mut Context<'_>) -> Poll<Result<Option<EncodedGroup>, Error>>;
+
+    /// Takes back the bytes of a group that has been written, to be used again.
+    fn give_back(&mut self, bytes: Vec<u8>) {
+        drop(bytes);
+    }
 }
 
 impl fmt::Debug for dyn GroupEncoder {
@@ -34,12 +39,13 @@ impl fmt::Debug for dyn GroupEncoder {
 }
 
 /// Appends an entry.
+#[inline]
 pub(super) fn encode_entry<K: Key, V: StateValue>(
     to: &mut EncodedGroup,
     key: &K,
     value: &V,
 ) -> Result<(), Error> {
-    to.bytes = codec::append(&(key, value), std::mem::take(&mut to.bytes)).map_err(|error| {
+    codec::append(&(key, value), &mut to.bytes).map_err(|error| {
         Error::new(error.kind(), format!("an entry of key group {} cannot be encoded", to.group))
             .because(error)
     })?;

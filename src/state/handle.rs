@@ -26,7 +26,7 @@ macro_rules! plain_handle {
         }
 
         impl<$($parameter),+> $name<$($parameter),+> {
-            pub(super) fn new(slot: super::handle::Slot) -> Self {
+            pub(in crate::state) fn new(slot: super::handle::Slot) -> Self {
                 Self { slot, types: std::marker::PhantomData }
             }
         }

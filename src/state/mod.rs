@@ -11,18 +11,17 @@
 //! | [`ReducingState`] | key | all that was added, folded into one value of the same type |
 //! | [`AggregatingState`] | key | all that was added, folded into an accumulator |
 //! | [`SplitListState`] | subtask | elements that may move between subtasks |
+//! | [`UnionListState`] | subtask | elements of which every subtask is given all |
 //! | [`BroadcastState`] | subtask | a map that is the same in all of them |
 
 mod aggregating;
 mod broadcast;
 pub(crate) mod codec;
 mod encoding;
-mod entries;
-mod frozen;
 mod handle;
+mod handover;
 mod list;
 mod map;
-mod overlay;
 pub mod redistribution;
 mod reducing;
 pub mod schema;
@@ -33,12 +32,13 @@ mod store;
 mod table;
 #[cfg(test)]
 mod test_context;
+mod union_list;
 mod value;
 
 pub use aggregating::{Aggregate, AggregatingState};
 pub use broadcast::BroadcastState;
 pub use encoding::{EncodedGroup, GroupEncoder};
-pub use frozen::Frozen;
+pub use handover::Frozen;
 pub use list::ListState;
 pub use map::{MapState, UserKey};
 pub use reducing::ReducingState;
@@ -48,6 +48,7 @@ pub use snapshot::{
 pub use split_list::SplitListState;
 pub use store::StateStore;
 pub use table::Table;
+pub use union_list::UnionListState;
 pub use value::ValueState;
 
 use serde::Serialize;
@@ -68,8 +69,7 @@ impl<T: Eq + Clone + Send + Sync + Serialize + DeserializeOwned + 'static> Key f
 
 /// What can be kept in state. Every type with these bounds is one.
 ///
-/// `Clone`, because the first write to a value while a snapshot is pending copies it; `Sync`, because the snapshot is read
-/// on another thread. Serde is asked for a form that is not self-describing (postcard), which rules out types that decode
+/// `Clone`, because reading gives copies. Serde is asked for a form that is not self-describing (postcard), which rules out types that decode
 /// themselves by looking at the data (`serde_json::Value`, `#[serde(untagged)]`, `#[serde(tag)]`, `#[serde(flatten)]`) and fields
 /// that are sometimes left out (`#[serde(skip_serializing_if)]`). They are refused, when declared or when first stored.
 #[diagnostic::on_unimplemented(

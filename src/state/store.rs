@@ -14,6 +14,7 @@ use super::snapshot::{
 };
 use super::split_list::SplitListState;
 use super::table::Table;
+use super::union_list::UnionListState;
 use super::value::ValueState;
 use super::{Key, StateValue};
 use crate::checkpoint::metadata::{Distribution, StateSchema};
@@ -23,6 +24,7 @@ use serde::de::DeserializeOwned;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 
 /// All states of one operator in one subtask. The operator's context owns it; state handles are slots in it.
 ///
@@ -67,8 +69,9 @@ struct KeptTable {
 /// A table whose types are not known: for what happens once per batch or per checkpoint, never per record.
 trait AnyTable: Any + Send {
     fn freeze(&mut self, max_parallelism: MaxParallelism) -> Box<dyn GroupEncoder>;
-    fn maintain(&mut self, budget: usize);
+    fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool;
     fn len(&self) -> usize;
+    fn touch(&self, hashes: &[u64]);
 }
 
 impl<K: Key, V: StateValue> AnyTable for Table<K, V> {
@@ -76,12 +79,16 @@ impl<K: Key, V: StateValue> AnyTable for Table<K, V> {
         Box::new(Table::freeze(self, max_parallelism))
     }
 
-    fn maintain(&mut self, budget: usize) {
-        Table::maintain(self, budget);
+    fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool {
+        Table::sweep(self, budget, task)
     }
 
     fn len(&self) -> usize {
         Table::len(self)
+    }
+
+    fn touch(&self, hashes: &[u64]) {
+        Table::touch(self, hashes);
     }
 }
 
@@ -224,6 +231,21 @@ impl StateStore {
         Ok(SplitListState::new(slot))
     }
 
+    /// Declares a list of the subtask of which every subtask is given all elements of all.
+    ///
+    /// # Errors
+    /// See [`value`](Self::value).
+    pub fn union_list<T: StateValue>(&mut self, name: &str) -> Result<UnionListState<T>, Error> {
+        let declared = schema::list::<T>("union-list");
+        let slot = self.declare_list::<T, Vec<T>>(name, declared, Distribution::Union)?;
+        Ok(UnionListState::new(slot))
+    }
+
+    /// Of lists that nothing was declared for and of which every subtask was given all, only the first subtask carries them on.
+    pub fn leave_unions_to_the_first(&mut self, subtask: u32) {
+        self.kept_lists.retain(|kept| subtask == 0 || kept.distribution != Distribution::Union);
+    }
+
     /// Declares a map that every subtask has a copy of.
     ///
     /// # Errors
@@ -280,11 +302,17 @@ impl StateStore {
         Ok(StoreSnapshot { keyed, lists })
     }
 
-    /// Tidies up after snapshots that have ended: up to `budget` steps per state. Call it once per batch of records, with
-    /// about the size of the batch.
-    pub fn maintain(&mut self, budget: usize) {
-        for slot in &mut self.tables {
-            slot.table.maintain(budget);
+    /// Goes on with pending snapshots, about `budget` entries per state. Gives whether there is more to do at once; otherwise the task is
+    /// woken when there is. Call it once per turn.
+    pub fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool {
+        let swept = self.tables.iter_mut().map(|slot| slot.table.sweep(budget, task));
+        swept.fold(false, |more, table| more | table)
+    }
+
+    /// Brings near what is kept under keys with these hashes: they are used next.
+    pub(crate) fn touch(&self, hashes: &[u64]) {
+        for slot in &self.tables {
+            slot.table.touch(hashes);
         }
     }
 
@@ -381,8 +409,22 @@ impl StateStore {
         T: DeserializeOwned,
         L: AnyList + FromIterator<T>,
     {
+        let list = Box::new(self.restore_list::<T, L>(name, &declared)?);
+        self.lists.push(ListSlot { name: name.to_owned(), schema: declared, distribution, list });
+        self.slot(self.lists.len() - 1)
+    }
+
+    /// Takes out what was restored under `name`, if it has this schema; nothing if nothing was.
+    ///
+    /// # Errors
+    /// See [`value`](Self::value).
+    pub fn restore_list<T: DeserializeOwned, L: FromIterator<T>>(
+        &mut self,
+        name: &str,
+        declared: &StateSchema,
+    ) -> Result<L, Error> {
         codec::check::<T>().map_err(|why| self.unstorable(name, why))?;
-        self.check_name(name, &declared)?;
+        self.check_name(name, declared)?;
         let (restored, kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.kept_lists).into_iter().partition(|kept| kept.name == name);
         self.kept_lists = kept;
@@ -393,9 +435,7 @@ impl StateStore {
                 self.named(Error::new(ErrorKind::Corrupt, what).because(error))
             })
         });
-        let list = Box::new(decoded.collect::<Result<L, Error>>()?);
-        self.lists.push(ListSlot { name: name.to_owned(), schema: declared, distribution, list });
-        self.slot(self.lists.len() - 1)
+        decoded.collect()
     }
 
     fn declare_table<K: Key, V: StateValue>(
@@ -481,10 +521,10 @@ struct CarriedOver {
 }
 
 impl GroupEncoder for CarriedOver {
-    fn next_group(&mut self) -> Result<Option<EncodedGroup>, Error> {
+    fn poll_next_group(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<Option<EncodedGroup>, Error>> {
         let group = self.groups.get(self.next).cloned();
         self.next += 1;
-        Ok(group)
+        Poll::Ready(Ok(group))
     }
 }
 
@@ -496,11 +536,15 @@ struct Named {
 }
 
 impl GroupEncoder for Named {
-    fn next_group(&mut self) -> Result<Option<EncodedGroup>, Error> {
-        self.groups.next_group().map_err(|error| {
+    fn poll_next_group(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Option<EncodedGroup>, Error>> {
+        self.groups.poll_next_group(task).map_err(|error| {
             let what = format!("state `{}` cannot be stored", self.state);
             Error::new(error.kind(), what).operator(&self.operator).because(error)
         })
+    }
+
+    fn give_back(&mut self, bytes: Vec<u8>) {
+        self.groups.give_back(bytes);
     }
 }
 

@@ -1,48 +1,61 @@
 //! The keyed table on the heap.
 //!
-//! At rest it is one hash table, owned by value: no reference counts and no locks on the path of a record. A
-//! [freeze](Table::freeze) moves that table behind an `Arc` which the snapshot shares, and from then on writes go to an
-//! *overlay*: the first write to a frozen entry clones that one value. When every snapshot has been released the overlays
-//! are merged back a few entries at a time. So no step is proportional to the table, with two exceptions that belong to
-//! `hashbrown`: growing (it moves all entries at once), and returning the memory of a large overlay.
+//! Entries are kept in *pages*, each for a range of hashes, found through a directory over the high bits of the hash (extendible
+//! hashing, Fagin et al. 1979). A full page is split in two; the directory doubles when it must. So no step is proportional to the
+//! number of entries, and the order of pages is that of key groups.
 //!
-//! What it costs: while a snapshot is pending, the first write to an entry looks in two places and clones its value, and
-//! memory grows by what is written meanwhile, at most once the table's size per pending snapshot.
+//! A [freeze](Table::freeze) only counts an *epoch* up. The subtask that owns the table writes the snapshot itself, beside its
+//! records: it [sweeps](Table::sweep) page after page, and **encodes an entry before it first changes it**. So a snapshot shares no
+//! memory with the table: there is nothing to copy, nothing to lock, nothing to merge back, and what a change costs more while a
+//! snapshot is pending is one encoding of the old value. Whether a snapshot needs an entry says, from the cheapest look to the most
+//! exact: the page's `clean` epoch, the page's `touched` epoch, the entry's bit.
 
-use super::entries::{Base, Entry, delete, find, find_mut, slot};
-use super::frozen::Frozen;
-use super::overlay::{Overlay, Shared};
+mod page;
+mod pending;
+mod prefetch;
+mod word;
+
+use super::handover::{Frozen, Room, handover};
 use super::{Key, StateValue};
 use crate::types::MaxParallelism;
-use hashbrown::HashTable;
-use hashbrown::hash_table;
+use page::{Entry, Found, Page};
+use pending::{Pending, range};
+use prefetch::prefetch;
 use std::fmt;
-use std::mem;
-use std::sync::Arc;
+use std::task::Context as TaskContext;
 
-/// Buckets of an overlay that one write moves back, per overlay: more catches up sooner, fewer disturb less.
-const STEP: usize = 16;
+/// How many high bits of a hash the directory can tell apart: 16 Mi pages.
+const DEPTH: u32 = 24;
 
-/// What lies above the base.
-enum Layers<K, V> {
-    /// Nothing: no snapshot is pending.
-    Rest,
-    /// Snapshots read the base, which lives here meanwhile.
-    Shared(Box<Shared<K, V>>),
-    /// Released overlays, oldest first, on their way back into the base. A key's newest entry counts.
-    Settling(Vec<Overlay<K, V>>),
-}
+/// Bytes of entries that are taken to be in the processor's own cache.
+const CACHED: usize = 512 << 10;
+
+/// How many keys are brought near together: enough for the memory to be kept busy, few enough to stay in the cache.
+const TOUCHED: usize = 32;
 
 /// Values of one state, by key. Every method takes the key's stable hash beside the key.
 pub struct Table<K, V> {
-    base: Base<K, V>,
-    layers: Layers<K, V>,
+    /// The page for each value of the hashes' high `depth` bits.
+    directory: Vec<u32>,
+    depth: u32,
+    pages: Vec<Page<K, V>>,
     len: usize,
+    /// Counts freezes.
+    epoch: u32,
+    /// Oldest first.
+    pending: Vec<Pending>,
 }
 
-impl<K, V> Default for Table<K, V> {
+impl<K: Key, V: StateValue> Default for Table<K, V> {
     fn default() -> Self {
-        Self { base: HashTable::new(), layers: Layers::Rest, len: 0 }
+        Self {
+            directory: vec![0],
+            depth: 0,
+            pages: vec![Page::new(0, 0)],
+            len: 0,
+            epoch: 0,
+            pending: Vec::new(),
+        }
     }
 }
 
@@ -59,7 +72,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
         Self::default()
     }
 
-    /// Number of entries, exact at any time.
+    /// Number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
@@ -71,67 +84,58 @@ impl<K: Key, V: StateValue> Table<K, V> {
         self.len == 0
     }
 
-    /// Whether no snapshot is pending and nothing is left to merge.
+    /// Bytes of memory that it holds, without what keys and values own beside themselves.
     #[must_use]
-    pub fn is_at_rest(&self) -> bool {
-        matches!(self.layers, Layers::Rest)
+    pub fn bytes(&self) -> usize {
+        self.pages.iter().map(Page::bytes).sum::<usize>() + self.directory.len() * size_of::<u32>()
     }
 
     /// The value of `key`.
     #[inline]
     #[must_use]
     pub fn get(&self, key: &K, hash: u64) -> Option<&V> {
-        match &self.layers {
-            Layers::Rest => find(&self.base, key, hash),
-            layers => Self::get_layered(layers, &self.base, key, hash),
-        }
-    }
-
-    #[cold]
-    fn get_layered<'t>(layers: &'t Layers<K, V>, base: &'t Base<K, V>, key: &K, hash: u64) -> Option<&'t V> {
-        match layers {
-            Layers::Rest => find(base, key, hash),
-            Layers::Shared(shared) => shared.get(key, hash),
-            Layers::Settling(overlays) => overlays
-                .iter()
-                .rev()
-                .find_map(|overlay| overlay.get(key, hash))
-                .map_or_else(|| find(base, key, hash), Option::as_ref),
-        }
+        let page = self.pages.get(self.page_of(hash))?;
+        let place = match page.find_at_home(key, hash) {
+            Some(place) => place,
+            None => page.find(key, hash)?.place,
+        };
+        Some(&page.entries.get(place)?.value)
     }
 
     /// The value of `key`, to be changed in place.
     #[inline]
     pub fn get_mut(&mut self, key: &K, hash: u64) -> Option<&mut V> {
-        self.prepare(key, hash);
-        match &mut self.layers {
-            Layers::Shared(shared) => shared.get_mut(key, hash),
-            _ => find_mut(&mut self.base, key, hash),
-        }
+        let at = self.page_of(hash);
+        let page = self.pages.get(at)?;
+        let place = match page.find_at_home(key, hash) {
+            Some(place) if page.clean == self.epoch => place,
+            _ => {
+                let found = page.find(key, hash)?;
+                if page.clean != self.epoch {
+                    self.before_change(at, hash, found);
+                }
+                found.place
+            }
+        };
+        Some(&mut self.pages.get_mut(at)?.entries.get_mut(place)?.value)
     }
 
     /// Puts `value` in place of what was there; gives whether nothing was.
     #[inline]
     pub fn insert(&mut self, key: &K, hash: u64, value: V) -> bool {
-        self.prepare(key, hash);
-        let new = match &mut self.layers {
-            Layers::Shared(shared) => shared.insert(key, hash, value),
-            _ => match slot(&mut self.base, key, hash) {
-                hash_table::Entry::Occupied(mut entry) => {
-                    entry.get_mut().value = value;
-                    false
-                }
-                hash_table::Entry::Vacant(slot) => {
-                    slot.insert(Entry { hash, key: key.clone(), value });
-                    true
-                }
-            },
-        };
-        self.len += usize::from(new);
-        new
+        match self.get_mut(key, hash) {
+            Some(old) => {
+                *old = value;
+                false
+            }
+            None => {
+                self.insert_new(key, hash, value);
+                true
+            }
+        }
     }
 
-    /// Changes the value of `key` in place, made by `new` if there is none: one probe.
+    /// Changes the value of `key` in place, made by `new` if there is none: one search.
     #[inline]
     pub fn update<R>(
         &mut self,
@@ -140,10 +144,13 @@ impl<K: Key, V: StateValue> Table<K, V> {
         new: impl FnOnce() -> V,
         f: impl FnOnce(&mut V) -> R,
     ) -> R {
-        if self.is_at_rest()
-            && let Some(value) = find_mut(&mut self.base, key, hash)
+        let at = self.page_of(hash);
+        if let Some(page) = self.pages.get_mut(at)
+            && page.clean == self.epoch
+            && let Some(place) = page.find_at_home(key, hash)
+            && let Some(entry) = page.entries.get_mut(place)
         {
-            return f(value);
+            return f(&mut entry.value);
         }
         self.update_or_insert(key, hash, new, f)
     }
@@ -156,140 +163,201 @@ impl<K: Key, V: StateValue> Table<K, V> {
         new: impl FnOnce() -> V,
         f: impl FnOnce(&mut V) -> R,
     ) -> R {
-        self.prepare(key, hash);
-        let value = match &mut self.layers {
-            Layers::Shared(shared) => {
-                let (value, added) = shared.get_or_insert(key, hash, new);
-                self.len += usize::from(added);
-                value
-            }
-            _ => match slot(&mut self.base, key, hash) {
-                hash_table::Entry::Occupied(entry) => &mut entry.into_mut().value,
-                hash_table::Entry::Vacant(slot) => {
-                    self.len += 1;
-                    &mut slot.insert(Entry { hash, key: key.clone(), value: new() }).into_mut().value
-                }
-            },
-        };
-        f(value)
+        if let Some(value) = self.get_mut(key, hash) {
+            return f(value);
+        }
+        let mut value = new();
+        let result = f(&mut value);
+        self.insert_new(key, hash, value);
+        result
     }
 
     /// Removes the value of `key` and gives it.
-    #[inline]
     pub fn take(&mut self, key: &K, hash: u64) -> Option<V> {
-        self.prepare(key, hash);
-        let taken = match &mut self.layers {
-            Layers::Shared(shared) => shared.delete(key, hash, |value| value, V::clone),
-            _ => delete(&mut self.base, key, hash),
-        };
-        self.len -= usize::from(taken.is_some());
-        taken
+        let at = self.page_of(hash);
+        let page = self.pages.get(at)?;
+        let found = page.find(key, hash)?;
+        if page.clean != self.epoch {
+            self.before_change(at, hash, found);
+        }
+        let page = self.pages.get_mut(at)?;
+        let entry = page.remove(found);
+        self.len -= 1;
+        if page.entries.len() * 8 < page.entries.capacity() && page.entries.capacity() >= 64 {
+            self.complete(at, hash, self.epoch);
+            self.pages.get_mut(at)?.shrink();
+        }
+        Some(entry.value)
     }
 
     /// Removes the value of `key`; gives whether there was one.
-    #[inline]
     pub fn remove(&mut self, key: &K, hash: u64) -> bool {
-        self.prepare(key, hash);
-        let removed = match &mut self.layers {
-            Layers::Shared(shared) => shared.delete(key, hash, drop, |_| ()).is_some(),
-            _ => delete(&mut self.base, key, hash).is_some(),
-        };
-        self.len -= usize::from(removed);
-        removed
+        self.take(key, hash).is_some()
     }
 
-    /// Fixes the table as it is now for a snapshot, and goes on. Takes the same time at any size. The snapshot ends when
-    /// the result is dropped or read to its end. Any number may be pending.
-    pub fn freeze(&mut self, max_parallelism: MaxParallelism) -> Frozen<K, V> {
-        let shared = match mem::replace(&mut self.layers, Layers::Rest) {
-            Layers::Rest => Box::new(Shared::new(mem::take(&mut self.base), Vec::new())),
-            Layers::Settling(overlays) => Box::new(Shared::new(mem::take(&mut self.base), overlays)),
-            Layers::Shared(mut shared) => {
-                shared.push();
-                shared
-            }
-        };
-        let frozen = Frozen::new(Arc::clone(&shared.base), shared.frozen.clone(), self.len, max_parallelism);
-        self.layers = Layers::Shared(shared);
-        frozen
-    }
-
-    /// Merges back up to `budget` buckets of overlays whose snapshots have been released. Call it now and then, a batch of
-    /// records is a good measure: a table that is only read would never come to rest otherwise.
-    pub fn maintain(&mut self, budget: usize) {
-        self.unshare();
-        match &mut self.layers {
-            Layers::Rest => {}
-            Layers::Shared(shared) => shared.merge(budget),
-            Layers::Settling(_) => self.settle(budget),
+    /// Brings near what is kept under these keys, which are used next, so that the processor waits for the memory of many of them at the
+    /// same time. Does nothing while the table fits the cache.
+    pub fn touch(&self, hashes: &[u64]) {
+        if self.len <= CACHED / size_of::<Entry<K, V>>().max(1) {
+            return;
         }
-    }
-
-    /// Before any write to `key`: afterwards it is written in the base, or through [`Shared`] while that is there.
-    #[inline]
-    fn prepare(&mut self, key: &K, hash: u64) {
-        if !self.is_at_rest() {
-            self.prepare_layered(key, hash);
+        for hashes in hashes.chunks(TOUCHED) {
+            for hash in hashes {
+                if let Some(word) = self.pages.get(self.page_of(*hash)).and_then(|page| page.word(*hash)) {
+                    prefetch(word);
+                }
+            }
+            for hash in hashes {
+                if let Some(entry) = self.pages.get(self.page_of(*hash)).and_then(|page| page.likely(*hash)) {
+                    prefetch(entry);
+                }
+            }
         }
     }
 
     #[cold]
-    fn prepare_layered(&mut self, key: &K, hash: u64) {
-        self.unshare();
-        if let Layers::Settling(overlays) = &mut self.layers {
-            // The newest entry wins and goes home; older ones of this key are void.
-            let mut newest = None;
-            for overlay in overlays.iter_mut().rev() {
-                let removed = delete(&mut overlay.entries, key, hash);
-                newest = newest.or(removed);
+    fn insert_new(&mut self, key: &K, hash: u64, value: V) {
+        let mut at = self.page_of(hash);
+        while self.pages.get(at).is_some_and(|page| !page.has_room()) {
+            // Entries are about to move.
+            self.complete(at, hash, self.epoch);
+            let splits = self.pages.get(at).is_some_and(|page| page.wants_split() && page.depth < DEPTH);
+            if splits {
+                self.split(at, hash);
+            } else if let Some(page) = self.pages.get_mut(at) {
+                page.grow();
             }
-            if let Some(value) = newest {
-                settle_entry(&mut self.base, Entry { hash, key: key.clone(), value });
-            }
-            let overlays = overlays.len();
-            self.settle(STEP * overlays);
+            at = self.page_of(hash);
+        }
+        let hidden =
+            self.pages.get(at).is_some_and(|page| page.clean != self.epoch) && self.prepare(at, hash);
+        let Some(page) = self.pages.get_mut(at) else { return };
+        let place = page.put(hash, key.clone(), value);
+        self.len += 1;
+        // No pending snapshot knows it.
+        if hidden {
+            page.set_saved(place, true);
         }
     }
 
-    /// Takes base and overlays back once no snapshot reads them.
-    fn unshare(&mut self) {
-        if !matches!(&self.layers, Layers::Shared(shared) if shared.is_released()) {
-            return;
-        }
-        if let Layers::Shared(shared) = mem::replace(&mut self.layers, Layers::Rest) {
-            let (base, overlays) = shared.into_parts();
-            self.base = base;
-            if !overlays.is_empty() {
-                self.layers = Layers::Settling(overlays);
-            }
-        }
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // at most `DEPTH` bits
+    fn page_of(&self, hash: u64) -> usize {
+        // Twice, since no shift is by 64 bits.
+        let high = (hash >> 1) >> (63 - self.depth);
+        self.directory.get(high as usize).map_or(usize::MAX, |page| *page as usize)
     }
 
-    /// Moves entries from the oldest overlay into the base, looking at up to `budget` buckets.
-    fn settle(&mut self, budget: usize) {
-        let Layers::Settling(overlays) = &mut self.layers else { return };
-        let mut budget = budget;
-        while let Some(oldest) = overlays.first_mut() {
-            while let Some(entry) = oldest.drain_one(&mut budget) {
-                settle_entry(&mut self.base, entry);
-            }
-            if !oldest.entries.is_empty() {
-                return;
-            }
-            overlays.remove(0);
+    fn split(&mut self, at: usize, hash: u64) {
+        let Some(page) = self.pages.get_mut(at) else { return };
+        if page.depth == self.depth {
+            self.directory = self.directory.iter().flat_map(|page| [*page, *page]).collect();
+            self.depth += 1;
         }
-        self.layers = Layers::Rest;
+        let Ok(new) = u32::try_from(self.pages.len()) else { return };
+        let (Some(page), depth) = (self.pages.get_mut(at), self.depth) else { return };
+        let upper = page.split();
+        let (first, last) = range(hash, page.depth - 1);
+        let middle = first + (last - first) / 2 + 1;
+        self.pages.push(upper);
+        let of = |hash: u64| usize::try_from((hash >> 1) >> (63 - depth)).unwrap_or(usize::MAX);
+        if let Some(pages) = self.directory.get_mut(of(middle)..=of(last)) {
+            pages.fill(new);
+        }
     }
 }
 
-/// Lets an overlay's entry take effect in the base.
-fn settle_entry<K: Eq, V>(base: &mut Base<K, V>, entry: Entry<K, Option<V>>) {
-    let Entry { hash, key, value } = entry;
-    match (slot(base, &key, hash), value) {
-        (hash_table::Entry::Occupied(mut old), Some(value)) => old.get_mut().value = value,
-        (hash_table::Entry::Occupied(old), None) => drop(old.remove()),
-        (hash_table::Entry::Vacant(slot), Some(value)) => drop(slot.insert(Entry { hash, key, value })),
-        (hash_table::Entry::Vacant(_), None) => {}
+/// Snapshots.
+impl<K: Key, V: StateValue> Table<K, V> {
+    /// Fixes the table as it is now for a snapshot, and goes on. Takes the same time at any size. The snapshot gets its content as the
+    /// table is [swept](Self::sweep) and changed; it ends when it has all of it, or when the result is dropped. Any number may be
+    /// pending.
+    pub fn freeze(&mut self, max_parallelism: MaxParallelism) -> Frozen {
+        self.epoch += 1;
+        let (giver, frozen) = handover(self.len);
+        self.pending.push(Pending::new(self.epoch, giver, max_parallelism));
+        frozen
+    }
+
+    /// Encodes for the oldest pending snapshot what nothing has changed since, about `budget` entries. Gives whether there is more to
+    /// do at once; if there is no room, the task will be woken.
+    pub fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool {
+        self.pending.retain(|pending| !pending.to.is_given_up());
+        let mut left = budget;
+        while let Some(pending) = self.pending.first_mut() {
+            if pending.to.room(task) != Room::Some {
+                return false;
+            }
+            if left == 0 {
+                return true;
+            }
+            let hash = pending.next;
+            let high = (hash >> 1) >> (63 - self.depth);
+            let Some(page) = usize::try_from(high)
+                .ok()
+                .and_then(|high| self.directory.get(high))
+                .and_then(|page| self.pages.get_mut(*page as usize))
+            else {
+                return false;
+            };
+            if page.clean < pending.epoch {
+                pending.encode(page, hash);
+                page.make_clean(pending.epoch);
+                left = left.saturating_sub(page.entries.len());
+            }
+            left = left.saturating_sub(1);
+            if pending.passed(range(hash, page.depth).1) {
+                self.pending.remove(0).end();
+            }
+        }
+        false
+    }
+
+    /// Whether no snapshot is pending.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Before an entry of a page that is not clean changes: the snapshots get what they need of it.
+    #[cold]
+    fn before_change(&mut self, at: usize, hash: u64, found: Found) {
+        if !self.prepare(at, hash) {
+            return;
+        }
+        let Some(page) = self.pages.get_mut(at) else { return };
+        if !page.is_saved(found.place) {
+            page.set_saved(found.place, true);
+            if let (Some(newest), Some(entry)) = (self.pending.last_mut(), page.entries.get(found.place)) {
+                newest.encode_one(hash, entry);
+            }
+        }
+    }
+
+    /// Before something changes in a page that is not clean: older snapshots get all they need of it, and what is saved of it is for the
+    /// newest. Gives whether that one is still pending; otherwise the page is clean.
+    fn prepare(&mut self, at: usize, hash: u64) -> bool {
+        let newest = self.pending.last().is_some_and(|newest| newest.epoch == self.epoch);
+        if !newest || self.pages.get(at).is_some_and(Page::is_overfull) {
+            self.complete(at, hash, self.epoch);
+            return false;
+        }
+        if self.pages.get(at).is_some_and(|page| page.touched != self.epoch) {
+            self.complete(at, hash, self.epoch - 1);
+            if let Some(page) = self.pages.get_mut(at) {
+                page.touch_first(self.epoch);
+            }
+        }
+        true
+    }
+
+    /// Gives all snapshots frozen up to `epoch` what they do not have of a page.
+    fn complete(&mut self, at: usize, hash: u64, epoch: u32) {
+        let Some(page) = self.pages.get_mut(at).filter(|page| page.clean < epoch) else { return };
+        for pending in self.pending.iter_mut().filter(|p| page.clean < p.epoch && p.epoch <= epoch) {
+            pending.encode(page, hash);
+        }
+        page.make_clean(epoch);
     }
 }
 

@@ -8,12 +8,14 @@ use super::job_log::{Appended, JobLog};
 use super::layout;
 use super::log_view::{Claim, Cleared, Completed, Entry, Finished, LogFault, LogView};
 use super::state_file::{self, StateFileWriter};
+use crate::checkpoint::CompletedCheckpoint;
 use crate::checkpoint::metadata::{Manifest, Segment};
 use crate::error::{Error, ErrorKind};
 use crate::types::{Attempt, CheckpointId, Generation, SubtaskId};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A job that this process owns until the last clone is dropped, or until another process takes it over.
@@ -141,6 +143,29 @@ impl OwnedJob {
             Ok(manifest) => Ok(Some(manifest)),
             Err(error) => Err(self.explain(self.named(error)).await),
         }
+    }
+
+    /// The folder of a checkpoint of this process.
+    #[must_use]
+    pub fn location(&self, id: CheckpointId) -> PathBuf {
+        self.inner.folder.path().join(self.dir_of(id))
+    }
+
+    /// All completed checkpoints that are still there, oldest first, read from their manifests.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`], [`ErrorKind::Storage`].
+    pub async fn completed(&self) -> Result<Vec<CompletedCheckpoint>, Error> {
+        let entries: Vec<Completed> = self.state().view.completed().cloned().collect();
+        let mut completed = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let manifest =
+                self.inner.folder.read_manifest(&entry).await.map_err(|error| self.named(error))?;
+            let bytes = manifest.encode().map_or(0, |bytes| bytes.len() as u64);
+            let path = self.inner.folder.path().join(entry.folder().unwrap_or_default());
+            completed.push(CompletedCheckpoint::of(&manifest, path, bytes));
+        }
+        Ok(completed)
     }
 
     /// Makes the folder of a checkpoint that begins.

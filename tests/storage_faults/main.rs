@@ -258,7 +258,10 @@ fn what_happens_late_harms_nobody_who_has_taken_the_job_over() {
             overtake(&inner, Injection::of(Fault::Slow(delay)).on_everything().at(nth as u64), delay);
         let error = first.expect_err("it was overtaken");
         let kinds = [ErrorKind::Busy, ErrorKind::Fenced, ErrorKind::Stuck];
-        assert!(kinds.contains(&error.kind()), "{step} ({nth}): {error}");
+        // What is still being written of a checkpoint that timed out is broken off: the job fails, and has no restart to find out in.
+        let is_broken_off =
+            matches!(step, Step::StateWrite | Step::StateSync) && error.kind() == ErrorKind::Failed;
+        assert!(kinds.contains(&error.kind()) || is_broken_off, "{step} ({nth}): {error}");
         assert_eq!(second.unwrap(), JobStatus::Finished, "{step} ({nth})");
         let found = Found::on(&inner);
         assert_eq!(found.lines, whole_output(), "{step} ({nth})");

@@ -130,6 +130,10 @@ impl Rig {
     }
 }
 
+fn discard(id: u64, state: State) -> Action<State> {
+    Action::Discard { checkpoint: cp(id), state }
+}
+
 fn prepare(id: u64) -> Action<State> {
     Action::Prepare { checkpoint: cp(id) }
 }

@@ -101,12 +101,12 @@ const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/forma
 
 #[test]
 #[ignore = "writes the fixture: only while version 2 is not yet released"]
-fn generate() {
+fn generate_in_flight() {
     std::fs::write(FIXTURE, in_flight().encode().unwrap()).unwrap();
 }
 
 #[test]
-fn a_manifest_of_version_2_is_read_and_written_to_the_byte() {
+fn a_manifest_of_version_2_with_records_in_flight_is_read_and_written_to_the_byte() {
     let bytes = std::fs::read(FIXTURE).unwrap();
     assert_eq!(Manifest::decode(&bytes), Ok(in_flight()));
     assert_eq!(in_flight().encode().unwrap(), bytes);
@@ -153,4 +153,37 @@ proptest! {
         prop_assert!(Manifest::decode(&bytes).is_err());
         let _ = Manifest::decode(&envelope::seal(Manifest::FORMAT, &bytes));
     }
+}
+
+fn with_a_union() -> Manifest {
+    let mut manifest = sample();
+    manifest.operators[0].subtasks[0].lists[0].distribution = Distribution::Union;
+    manifest
+}
+
+#[test]
+fn what_has_no_union_is_still_version_1_and_what_has_one_is_version_2() {
+    let version = |manifest: &Manifest| {
+        let bytes = manifest.encode().unwrap();
+        assert_eq!(Manifest::decode(&bytes).as_ref(), Ok(manifest));
+        envelope::unseal(Manifest::FORMAT, &bytes).unwrap().0
+    };
+    assert_eq!((version(&sample()), version(&with_a_union())), (1, 2));
+}
+
+/// `tests/fixtures/format-v2/manifest-union` is kept for ever: every later version must read it.
+#[test]
+fn a_manifest_of_version_2_is_read_and_written_to_the_byte() {
+    let fixture = include_bytes!("../../../tests/fixtures/format-v2/manifest-union");
+    assert_eq!(Manifest::decode(fixture), Ok(with_a_union()));
+    assert_eq!(with_a_union().encode().unwrap(), fixture);
+}
+
+#[test]
+#[ignore = "writes the fixture: only while version 2 is not yet released"]
+#[allow(clippy::disallowed_methods)]
+fn generate() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-v2");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("manifest-union"), with_a_union().encode().unwrap()).unwrap();
 }

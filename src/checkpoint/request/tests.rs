@@ -30,6 +30,40 @@ fn add_all(decider: &mut Decider, requests: &[Request]) {
 }
 
 #[test]
+fn s1_1_one_waiting_set_for_all_kinds() {
+    let mut two = decider(1, 0, 2);
+    add_all(&mut two, &[savepoint(1, false), manual(2)]);
+    assert_eq!(
+        two.add(Request::end(), Monotonic(3)),
+        Some(Request::end()),
+        "the set is full, whatever is in it"
+    );
+    assert_eq!(order(&mut two), [savepoint(1, false), manual(2)]);
+}
+
+#[test]
+fn s1_3_only_savepoints_are_ever_forced() {
+    for (request, forced) in [
+        (savepoint(1, true), true),
+        (savepoint(1, false), false),
+        (manual(1), false),
+        (Request::tick(), false),
+        (Request::end(), false),
+    ] {
+        assert_eq!(request.forced, forced, "{request:?}");
+    }
+}
+
+#[test]
+fn s1_4e_otherwise_the_head_runs() {
+    let mut decider = decider(2, 100, Decider::CAPACITY);
+    add_all(&mut decider, &[Request::tick(), manual(1)]);
+    let load = Load { triggering: false, pending: 1, cleaning: 2, last_completion: Monotonic(0) };
+    let runs = [(); 3].map(|()| decider.next(load, Monotonic(100)));
+    assert_eq!(runs, [Decision::Run(manual(1)), Decision::Run(Request::tick()), Decision::Wait]);
+}
+
+#[test]
 fn s1_2_order_of_the_waiting_set() {
     let forced_periodic = Request { periodic: true, ..savepoint(5, true) };
     let requests =

@@ -2,20 +2,33 @@ use super::*;
 use crate::state::test_context::Fake;
 use crate::types::KeyGroup;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::task::Waker;
 
 fn store(restored: RestoredOperator) -> StateStore {
     StateStore::new("op".into(), MaxParallelism::new(128).unwrap(), restored)
 }
 
-/// Reads a snapshot and makes of it what a restart gets.
-fn restored(snapshot: StoreSnapshot) -> RestoredOperator {
+/// The next group; the store is swept until there is one.
+fn next_group(store: &mut StateStore, groups: &mut dyn GroupEncoder) -> Result<Option<EncodedGroup>, Error> {
+    let task = &mut TaskContext::from_waker(Waker::noop());
+    loop {
+        match groups.poll_next_group(task) {
+            Poll::Ready(group) => return group,
+            Poll::Pending => drop(store.sweep(10, task)),
+        }
+    }
+}
+
+/// Takes a snapshot and makes of it what a restart gets.
+fn restored(store: &mut StateStore) -> RestoredOperator {
+    let snapshot = store.freeze().unwrap();
     let keyed = snapshot
         .keyed
         .into_iter()
         .map(|mut state| RestoredKeyed {
             name: state.name,
             schema: state.schema,
-            groups: std::iter::from_fn(|| state.groups.next_group().unwrap()).collect(),
+            groups: std::iter::from_fn(|| next_group(store, &mut *state.groups).unwrap()).collect(),
         })
         .collect();
     RestoredOperator { checkpoint: Some(CheckpointId(7)), keyed, lists: snapshot.lists }
@@ -31,7 +44,7 @@ fn filled() -> RestoredOperator {
         map.insert(&mut ctx, "x".to_owned(), 1);
     }
     names.add_all(&mut ctx, ["a".to_owned(), "b".to_owned()]);
-    restored(ctx.store.freeze().unwrap())
+    restored(&mut ctx.store)
 }
 
 #[test]
@@ -47,18 +60,18 @@ fn everything_comes_back_after_a_restart() {
         assert_eq!(map.get(&ctx, &"x".to_owned()), Some(1));
     }
     assert_eq!(names.get(&ctx), ["a", "b"]);
-    assert_eq!(restored(ctx.store.freeze().unwrap()), filled());
+    assert_eq!(restored(&mut ctx.store), filled());
 }
 
 #[test]
 fn a_state_that_is_not_declared_is_kept_unchanged() {
     let mut next = store(filled());
     next.value::<u64, u8>("new").unwrap();
-    assert_eq!(restored(next.freeze().unwrap()), filled());
+    assert_eq!(restored(&mut next), filled());
     // Declared after all, it is there.
     next.value::<u64, (u64, i64)>("sum").unwrap();
     assert_eq!(next.entries("sum"), Some(1000));
-    assert_eq!(restored(next.freeze().unwrap()), filled());
+    assert_eq!(restored(&mut next), filled());
 }
 
 #[test]
@@ -70,7 +83,7 @@ fn parts_from_several_old_subtasks_are_one_state() {
     let last = parts.lists[0].elements.split_off(1);
     parts.lists.push(RestoredList { elements: last, ..whole.lists[0].clone() });
     let mut kept = store(parts.clone());
-    assert_eq!(restored(kept.freeze().unwrap()), whole);
+    assert_eq!(restored(&mut kept), whole);
     let mut declared = Fake::<u64>::restored(parts);
     declared.store.value::<u64, (u64, i64)>("sum").unwrap();
     let names = declared.store.split_list::<String>("names").unwrap();
@@ -103,17 +116,17 @@ fn a_broadcast_state_is_stored_whole_and_comes_back_declared_or_not() {
         for (rule, text) in pairs {
             rules.insert(&mut ctx, *rule, (*text).to_owned());
         }
-        restored(ctx.store.freeze().unwrap())
+        restored(&mut ctx.store)
     };
     let some = filled(&[(1, "a"), (2, "b"), (3, "c")]);
     assert_eq!(some.lists[0].distribution, Distribution::Broadcast);
     assert_eq!(some, filled(&[(3, "c"), (1, "x"), (2, "b"), (1, "a")]), "equal maps are equal files");
     let mut kept = store(some.clone());
-    assert_eq!(restored(kept.freeze().unwrap()), some);
+    assert_eq!(restored(&mut kept), some);
     let mut ctx = Fake::<u64>::restored(some.clone());
     let rules = ctx.store.broadcast::<u32, String>("rules").unwrap();
     assert_eq!((rules.len(&ctx), rules.get(&ctx, &2)), (3, Some("b".to_owned())));
-    assert_eq!(restored(ctx.store.freeze().unwrap()), some);
+    assert_eq!(restored(&mut ctx.store), some);
     // Without content it is a copy, too: else the subtask would be given that of another one.
     assert_eq!(filled(&[]).lists.len(), 1);
     let stored = "broadcast of `str` by key `u32`";
@@ -156,7 +169,7 @@ fn changed_types_are_refused_with_both_shapes() {
     // Refused is not lost.
     let mut store = is(filled());
     assert!(store.value::<u64, u8>("sum").is_err());
-    assert_eq!(restored(store.freeze().unwrap()), filled());
+    assert_eq!(restored(&mut store), filled());
 }
 
 #[test]
@@ -198,7 +211,11 @@ fn values_that_cannot_be_encoded_are_named() {
     let value = ctx.store.value::<u64, Stubborn>("v").unwrap();
     value.set(ctx.at(1), Stubborn);
     let mut snapshot = ctx.store.freeze().unwrap();
-    refused(snapshot.keyed[0].groups.next_group(), ErrorKind::Failed, &["`v`", "key group"]);
+    refused(
+        next_group(&mut ctx.store, &mut *snapshot.keyed[0].groups),
+        ErrorKind::Failed,
+        &["`v`", "key group"],
+    );
     let list = ctx.store.split_list::<Stubborn>("l").unwrap();
     list.add(&mut ctx, Stubborn);
     refused(ctx.store.freeze(), ErrorKind::Failed, &["`l`"]);

@@ -29,17 +29,44 @@ fn s3_2_a_second_ack_is_ignored_and_its_state_left_alone() {
 fn s3_2_acks_nobody_asked_for_are_discarded() {
     let mut rig = Rig::manual(&settings());
     rig.request(1);
-    assert_eq!(rig.ack(1, SINK), [Action::Discard { state: 11 }], "not triggered yet");
+    assert_eq!(rig.ack(1, SINK), [discard(1, 11)], "not triggered yet");
     rig.prepared(1);
-    assert_eq!(rig.ack_as(1, SINK, Attempt(9), false), [Action::Discard { state: 11 }], "other attempt");
-    assert_eq!(rig.ack(1, subtask(7)), [Action::Discard { state: 17 }], "other subtask");
-    assert_eq!(rig.ack(5, SINK), [Action::Discard { state: 51 }], "never existed");
+    assert_eq!(rig.ack_as(1, SINK, Attempt(9), false), [discard(1, 11)], "other attempt");
+    assert_eq!(rig.ack(1, subtask(7)), [discard(1, 17)], "other subtask");
+    assert_eq!(rig.ack(5, SINK), [discard(5, 51)], "never existed");
     rig.decline(1, FailureReason::TaskNotReady);
-    assert_eq!(rig.ack(1, SINK), [Action::Discard { state: 11 }], "aborted");
+    assert_eq!(rig.ack(1, SINK), [discard(1, 11)], "aborted");
     rig.take(2);
-    assert_eq!(rig.ack(2, SINK), [Action::Discard { state: 21 }], "completed");
+    assert_eq!(rig.ack(2, SINK), [discard(2, 21)], "completed");
     rig.on(Event::Shutdown);
     assert_eq!(rig.ack(2, SINK), [], "untouched after a shutdown");
+}
+
+#[test]
+fn s3_2_a_state_of_nothing_is_an_ack_like_any_other() {
+    let mut coordinator = Coordinator::new(Some(&settings()), cp(1), Vec::new(), vec![SOURCE], vec![SOURCE]);
+    let (attempt, now) = (Attempt(0), Monotonic(1_000));
+    coordinator.on(Event::Start { attempt, random: 99, first: true }, now);
+    coordinator.on(Event::Request { request: RequestId(1), kind: RequestKind::Manual }, now);
+    coordinator.on(Event::Prepared { checkpoint: cp(1), result: Ok(()) }, now);
+    let ack =
+        Event::Ack { checkpoint: cp(1), subtask: SOURCE, attempt, state: None::<State>, finished: false };
+    let persist = Action::Persist { checkpoint: cp(1), states: vec![(SOURCE, None)], finished: false };
+    assert_eq!(coordinator.on(ack, now), [persist]);
+}
+
+#[test]
+fn s3_2_an_ack_for_what_expired_is_discarded_however_long_ago_that_was() {
+    let mut rig = Rig::manual(&settings());
+    for id in 1..=20 {
+        assert_eq!(rig.request(id), [prepare(id)]);
+        rig.prepared(id);
+        rig.timer_at(rig.now + 1_000);
+        rig.on(Event::Cleaned { checkpoint: cp(id) });
+    }
+    for id in [1, 20] {
+        assert_eq!(rig.ack(id, SINK), [discard(id, id * 10 + 1)], "Flink remembers the last 16");
+    }
 }
 
 #[test]
@@ -286,6 +313,20 @@ fn s3_11_an_abort_during_preparing_is_cleaned_up_once_the_place_exists() {
 }
 
 #[test]
+fn s3_11_an_abort_tells_all_deletes_all_and_lets_the_next_one_run() {
+    let mut rig = Rig::manual(&settings());
+    rig.take(1);
+    rig.request(2);
+    rig.prepared(2);
+    rig.ack(2, SOURCE);
+    rig.request(3);
+    let reason = FailureReason::TaskNotReady;
+    let failed = [refusal(2, Some(2), reason.clone()), failed(Some(2), reason.clone())];
+    let rest = [aborted(2, Some(1)), clean_up(2, &[20]), prepare(3)];
+    assert_eq!(rig.decline(2, reason), [&failed[..], &rest].concat());
+}
+
+#[test]
 fn s3_12_aborting_what_is_over_is_a_no_op() {
     let mut rig = Rig::manual(&settings());
     rig.request(1);
@@ -434,4 +475,95 @@ fn s5_1_those_found_at_the_start_are_retired_too() {
     rig.request(1);
     rig.up_to_persist(8, false);
     assert_eq!(rig.persisted(8, Ok(()))[..2], [retire(3), retire(7)]);
+}
+
+#[test]
+fn s4_3_one_checkpoint_counts_once_however_many_decline_it() {
+    let mut rig = Rig::manual(&settings().tolerable_failures(1));
+    rig.request(1);
+    rig.prepared(1);
+    let reason = FailureReason::AsyncFailed { message: text() };
+    for subtask in [SINK, SOURCE] {
+        let (attempt, reason) = (rig.attempt, reason.clone());
+        let actions = rig.on(Event::Decline { checkpoint: cp(1), subtask, attempt, reason });
+        assert!(!actions.iter().any(|action| matches!(action, Action::FailJob { .. })), "{actions:?}");
+    }
+    rig.request(2);
+    rig.prepared(2);
+    assert!(rig.decline(2, reason.clone()).contains(&fail_job(2, Some(SINK), reason)));
+}
+
+#[test]
+fn s5_3_the_old_one_goes_only_after_the_new_one_is_durable() {
+    let mut rig = Rig::manual(&settings());
+    rig.take(1);
+    rig.request(2);
+    rig.up_to_persist(2, false);
+    assert_eq!(rig.coordinator.retained(), [cp(1)], "while 2 is being committed");
+    assert_eq!(rig.persisted(2, Ok(())).first(), Some(&retire(1)));
+    rig.request(3);
+    rig.up_to_persist(3, false);
+    let actions = rig.persisted(3, Err(PersistFailure::Failed { message: text() }));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Retire { .. })), "{actions:?}");
+    assert_eq!(rig.coordinator.retained(), [cp(2)]);
+}
+
+#[test]
+fn s5_7_nothing_is_added_after_a_shutdown_but_a_commit_under_way() {
+    let mut rig = Rig::manual(&settings().max_concurrent(2));
+    rig.request(1);
+    rig.prepared(1);
+    rig.request(2);
+    rig.up_to_persist(2, false);
+    rig.on(Event::Shutdown);
+    assert_eq!((rig.ack(1, SOURCE), rig.ack(1, SINK)), (vec![], vec![]));
+    assert_eq!(rig.persisted(1, Ok(())), []);
+    assert_eq!(rig.coordinator.retained(), []);
+    rig.persisted(2, Ok(()));
+    assert_eq!(rig.coordinator.retained(), [cp(2)], "unlike in Flink: what is in the log is true");
+}
+
+#[test]
+fn s5_8_the_latest_is_the_one_added_last() {
+    let kept = vec![cp(3), cp(4)];
+    let settings = settings().retain(9);
+    let coordinator = Coordinator::new(Some(&settings), cp(1), kept, vec![SOURCE, SINK], vec![SOURCE]);
+    let mut rig = Rig { coordinator, now: 1_000, attempt: Attempt(0) };
+    rig.start(true);
+    assert_eq!(rig.coordinator.latest_completed(), Some(cp(4)));
+    rig.request(1);
+    rig.up_to_persist(5, false);
+    rig.persisted(5, Ok(()));
+    assert_eq!(
+        (rig.coordinator.latest_completed(), rig.coordinator.retained().last()),
+        (Some(cp(5)), Some(&cp(5)))
+    );
+}
+
+#[test]
+fn s11_2_the_plan_of_every_checkpoint_holds_all_subtasks_the_finished_ones_too() {
+    let mut rig = Rig::manual(&settings());
+    rig.request(1);
+    rig.prepared(1);
+    rig.ack_as(1, SOURCE, Attempt(0), true);
+    rig.ack(1, SINK);
+    rig.persisted(1, Ok(()));
+    assert_eq!(rig.request(2), [prepare(2)]);
+    assert_eq!(rig.prepared(2), [trigger(2, 0)], "the finished source passes the barrier on");
+    assert_eq!(rig.ack(2, SINK), [], "and is waited for");
+}
+
+#[test]
+fn s13_3_an_abort_carries_the_latest_completed_one() {
+    let mut rig = Rig::manual(&settings());
+    rig.request(1);
+    rig.prepared(1);
+    assert!(rig.decline(1, FailureReason::TaskNotReady).contains(&aborted(1, None)));
+    rig.take(2);
+    rig.savepoint(3, false);
+    rig.up_to_persist(3, false);
+    rig.persisted(3, Ok(()));
+    rig.request(4);
+    rig.prepared(4);
+    assert!(rig.decline(4, FailureReason::TaskNotReady).contains(&aborted(4, Some(2))), "savepoints aside");
 }

@@ -19,6 +19,7 @@ enum Step {
     Stop,
     Start,
     Settle { commits: bool },
+    Schedule { stop: bool },
     Shutdown,
 }
 
@@ -37,6 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Stop),
         2 => Just(Step::Start),
         2 => any::<bool>().prop_map(|commits| Step::Settle { commits }),
+        1 => any::<bool>().prop_map(|stop| Step::Schedule { stop }),
     ]
 }
 
@@ -159,6 +161,8 @@ impl World {
                 };
                 Event::Persisted { checkpoint, result }
             }
+            Step::Schedule { stop: true } => Event::StopSchedule,
+            Step::Schedule { stop: false } => Event::StartSchedule,
             Step::Shutdown => Event::Shutdown,
             Step::InputEnded => Event::InputEnded,
             Step::Stop => Event::Stop { reason: FailureReason::RegionFailover },
@@ -195,7 +199,7 @@ impl World {
                 assert_eq!(self.persisting.replace((checkpoint, states)), None, "one at a time");
                 assert!(!self.ended.contains(&checkpoint), "{checkpoint} had failed");
             }
-            Action::Discard { state } => self.close(state),
+            Action::Discard { state, .. } => self.close(state),
             Action::CleanUp { checkpoint, states } => {
                 states.into_iter().for_each(|state| self.close(state));
                 assert!(!self.completed.contains(&checkpoint), "{checkpoint} is complete");

@@ -128,6 +128,42 @@ fn s1_9_stopping_fails_all_that_wait() {
 }
 
 #[test]
+fn s1_9_stopping_the_schedule_fails_all_that_waits_or_is_under_way() {
+    let mut rig = Rig::new(&settings());
+    rig.timer_at(1_000);
+    rig.request(1);
+    rig.savepoint(2, false);
+    let reason = FailureReason::Suspended;
+    assert_eq!(
+        rig.on(Event::StopSchedule),
+        [
+            failed(Some(1), reason.clone()),
+            aborted(1, None),
+            refusal(2, None, reason.clone()),
+            failed(None, reason.clone()),
+            refusal(1, None, reason.clone()),
+            failed(None, reason),
+        ]
+    );
+    assert_eq!((rig.deadline(), rig.coordinator.is_periodic_started()), (None, false));
+    assert_eq!(rig.on(Event::StopSchedule), [], "again");
+}
+
+#[test]
+fn s1_9_a_stopped_schedule_spares_a_commit_and_takes_the_final_checkpoint() {
+    let mut rig = Rig::new(&settings());
+    rig.timer_at(1_000);
+    rig.up_to_persist(1, false);
+    rig.on(Event::InputEnded);
+    assert_eq!(rig.on(Event::StopSchedule), []);
+    assert_eq!(rig.persisted(1, Ok(())), [complete(1, false)]);
+    assert_eq!(rig.deadline(), Some(1_100), "its request was dropped with the others");
+    assert_eq!(rig.timer_at(1_100), [prepare(2)]);
+    rig.up_to_persist(2, true);
+    assert_eq!(rig.persisted(2, Ok(())), [retire(1), complete(2, true)]);
+}
+
+#[test]
 fn s2_1_nothing_is_begun_before_all_subtasks_run() {
     let mut rig = Rig::stopped(Some(&settings()));
     assert_eq!(rig.timer_at(100_000), []);
@@ -183,6 +219,20 @@ fn s2_4_without_a_schedule_manual_ones_run_and_no_tick_comes() {
     assert_eq!(rig.timer_at(1_000_000), []);
     assert_eq!(rig.request(1), [prepare(1)]);
     assert_eq!(rig.deadline(), Some(1_600_000), "the default timeout, 10 min");
+}
+
+#[test]
+fn s2_4_with_the_schedule_stopped_manual_ones_run_and_no_tick_comes() {
+    let mut rig = Rig::new(&settings());
+    assert!(rig.coordinator.is_periodic_started());
+    rig.on(Event::StopSchedule);
+    assert_eq!(rig.timer_at(5_000), []);
+    rig.take(1);
+    rig.stop();
+    rig.attempt = Attempt(1);
+    rig.start(false);
+    assert_eq!(rig.deadline(), None, "a restart of the job does not start it");
+    rig.take(2);
 }
 
 #[test]
@@ -244,6 +294,29 @@ fn s2_10_after_a_restart_the_first_tick_is_exactly_the_min_pause_away() {
     let mut rig = Rig::stopped(Some(&settings().min_pause(ms(40))));
     rig.on(Event::Start { attempt: Attempt(1), random: 17, first: false });
     assert_eq!(rig.deadline(), Some(1_040));
+}
+
+#[test]
+fn s2_10_a_schedule_that_was_stopped_begins_with_exactly_the_min_pause() {
+    let mut rig = Rig::new(&settings().min_pause(ms(40)));
+    rig.on(Event::StopSchedule);
+    rig.now = 3_000;
+    assert_eq!(rig.on(Event::StartSchedule), []);
+    assert_eq!(rig.deadline(), Some(3_040));
+    rig.now = 3_010;
+    rig.on(Event::StartSchedule);
+    assert_eq!(rig.deadline(), Some(3_040), "again");
+    rig.stop();
+    rig.on(Event::StopSchedule);
+    rig.on(Event::StartSchedule);
+    assert!(!rig.coordinator.is_periodic_started(), "not while nothing runs");
+    rig.start(false);
+    assert_eq!(rig.deadline(), Some(3_050));
+    let mut rig = Rig::stopped(None);
+    rig.start(true);
+    rig.on(Event::StopSchedule);
+    rig.on(Event::StartSchedule);
+    assert_eq!(rig.deadline(), None, "without an interval there is none");
 }
 
 #[test]

@@ -1,24 +1,20 @@
-//! What writes one subtask's files.
+//! A file that is being written: one transaction of one subtask.
 
 use super::names::{Names, Part};
 use super::{Encode, FileCommit, FileSink, Folder};
 use crate::error::{Error, ErrorKind, Result};
-use crate::operator::{BoxFuture, SinkWriter};
+use crate::operator::{BoxFuture, OpenTransaction};
 use crate::storage::{DiskFile, io_error};
 use std::io;
 
-/// Writes one subtask's files of a [`FileSink`].
+/// One file of a [`FileSink`], until it is prepared.
 #[derive(Debug)]
-pub struct FileWriter<E> {
+pub struct FileTransaction<E> {
     folder: Folder,
-    names: Names,
-    suffix: String,
     buffer_size: usize,
     encoder: E,
     /// Encoded, not yet in the file.
     buffer: Vec<u8>,
-    /// What begins at the last barrier.
-    part: Part,
     /// Whether it has a record.
     begun: bool,
     open: Open,
@@ -26,8 +22,8 @@ pub struct FileWriter<E> {
 
 #[derive(Debug)]
 enum Open {
-    /// Nothing was written since the last barrier, but perhaps into the buffer.
-    No,
+    /// Nothing was written, but perhaps into the buffer.
+    No(FileCommit),
     Yes(OpenFile),
     /// A write failed or was abandoned: the file has a gap and may never be prepared.
     Broken,
@@ -40,35 +36,25 @@ struct OpenFile {
     commit: FileCommit,
 }
 
-impl<E> FileWriter<E> {
-    pub(super) fn new(sink: &FileSink<E>, names: Names, first: Part) -> Self
+impl<E> FileTransaction<E> {
+    pub(super) fn new(sink: &FileSink<E>, names: &Names, part: Part) -> Self
     where
         E: Clone,
     {
+        let (pending, target) = (names.pending(part), names.visible(part, &sink.suffix));
         Self {
             folder: sink.folder.clone(),
-            names,
-            suffix: sink.suffix.clone(),
             buffer_size: sink.buffer_size,
             encoder: sink.encoder.clone(),
             buffer: Vec::new(),
-            part: first,
             begun: false,
-            open: Open::No,
-        }
-    }
-
-    fn commit(&self) -> FileCommit {
-        FileCommit {
-            pending: self.names.pending(self.part),
-            target: self.names.visible(self.part, &self.suffix),
-            bytes: 0,
+            open: Open::No(FileCommit { pending, target, bytes: 0 }),
         }
     }
 }
 
-impl<T: 'static, E: Encode<T>> SinkWriter<T> for FileWriter<E> {
-    type Commit = FileCommit;
+impl<T: 'static, E: Encode<T>> OpenTransaction<T> for FileTransaction<E> {
+    type Transaction = FileCommit;
 
     fn write(&mut self, record: T) -> Result {
         let len = self.buffer.len();
@@ -91,11 +77,11 @@ impl<T: 'static, E: Encode<T>> SinkWriter<T> for FileWriter<E> {
     /// Writes a full buffer. One that is not full waits: nobody sees the file before the next checkpoint, and a quiet stream should
     /// not pay a write for each record.
     async fn flush(&mut self) -> Result {
-        if !SinkWriter::<T>::is_full(self) {
+        if !OpenTransaction::<T>::is_full(self) {
             return Ok(());
         }
         let opened = match std::mem::replace(&mut self.open, Open::Broken) {
-            Open::No => OpenFile::create(&self.folder, self.commit()).await?,
+            Open::No(commit) => OpenFile::create(&self.folder, commit).await?,
             Open::Yes(file) => file,
             Open::Broken => return Err(broken()),
         };
@@ -106,27 +92,18 @@ impl<T: 'static, E: Encode<T>> SinkWriter<T> for FileWriter<E> {
         Ok(())
     }
 
-    fn prepare(&mut self) -> Result<BoxFuture<Result<Vec<FileCommit>>>> {
-        let rest = std::mem::take(&mut self.buffer);
-        let open = match std::mem::replace(&mut self.open, Open::No) {
-            Open::No if rest.is_empty() => return Ok(Box::pin(std::future::ready(Ok(Vec::new())))),
-            Open::No => None,
-            Open::Yes(file) => Some(file),
-            Open::Broken => {
-                self.open = Open::Broken;
-                return Err(broken());
-            }
-        };
-        let (folder, commit) = (self.folder.clone(), self.commit());
-        self.part.sequence += 1;
-        self.begun = false;
+    fn pre_commit(self) -> Result<BoxFuture<Result<Option<FileCommit>>>> {
+        let Self { folder, buffer, open, .. } = self;
         Ok(Box::pin(async move {
             let opened = match open {
-                Some(file) => file,
-                None => OpenFile::create(&folder, commit).await?,
+                Open::Yes(file) => file,
+                // No record has left anything: there are no empty files.
+                Open::No(_) if buffer.is_empty() => return Ok(None),
+                Open::No(commit) => OpenFile::create(&folder, commit).await?,
+                Open::Broken => return Err(broken()),
             };
-            let written = opened.write(&folder, rest).await?;
-            Ok(vec![written.sync(&folder).await?])
+            let written = opened.write(&folder, buffer).await?;
+            written.sync(&folder).await.map(Some)
         }))
     }
 }

@@ -1,0 +1,102 @@
+//! What is known of a completed checkpoint.
+
+use super::duration_text;
+use super::metadata::{ListState, Manifest, OperatorState};
+use crate::types::{CheckpointId, OperatorId, Timestamp};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A checkpoint that is complete: the job can start from it (Flink's `CompletedCheckpoint`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CompletedCheckpoint {
+    /// Its number.
+    pub checkpoint: CheckpointId,
+    /// Wall time of its trigger.
+    pub triggered: Timestamp,
+    /// From trigger to commit. `None` for one that an earlier process has completed.
+    #[serde(rename = "duration_seconds", serialize_with = "duration_text::optional_seconds")]
+    pub duration: Option<Duration>,
+    /// Bytes written for it: state and manifest.
+    pub bytes: u64,
+    /// Its folder, as its storage names it.
+    pub path: PathBuf,
+    /// What it holds, in order of uid.
+    pub operators: Arc<[OperatorSummary]>,
+}
+
+/// What a checkpoint holds of one operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct OperatorSummary {
+    /// Its uid.
+    pub operator: OperatorId,
+    /// Its parallelism then.
+    pub subtasks: u32,
+    /// Bytes of all its states.
+    pub bytes: u64,
+    /// Its states that hold anything, in order of name.
+    pub states: Vec<StateSummary>,
+}
+
+/// One state of an operator, all subtasks together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct StateSummary {
+    /// Its name.
+    pub name: String,
+    /// What kind of state: `value`, `list`, `map`, `split-list` and so on.
+    pub kind: String,
+    /// Keys of a keyed state, elements of an operator state.
+    pub entries: u64,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+impl CompletedCheckpoint {
+    /// From its manifest, which is in the folder `path` and has so many bytes.
+    pub(crate) fn of(manifest: &Manifest, path: PathBuf, manifest_bytes: u64) -> Self {
+        let operators: Arc<[OperatorSummary]> = manifest.operators.iter().map(OperatorSummary::of).collect();
+        Self {
+            checkpoint: manifest.checkpoint,
+            triggered: manifest.triggered,
+            duration: None,
+            bytes: manifest_bytes + operators.iter().map(|operator| operator.bytes).sum::<u64>(),
+            path,
+            operators,
+        }
+    }
+}
+
+impl OperatorSummary {
+    fn of(state: &OperatorState) -> Self {
+        let mut states: Vec<StateSummary> = Vec::new();
+        let mut add = |name: &str, kind: &str, entries: u64, bytes: u64| match states
+            .iter_mut()
+            .find(|state| state.name == name && state.kind == kind)
+        {
+            Some(state) => (state.entries, state.bytes) = (state.entries + entries, state.bytes + bytes),
+            None => states.push(StateSummary { name: name.into(), kind: kind.into(), entries, bytes }),
+        };
+        for subtask in &state.subtasks {
+            for keyed in &subtask.keyed {
+                let entries = keyed.groups.iter().map(|group| group.entries).sum();
+                let bytes = keyed.groups.iter().map(|group| group.at.len).sum();
+                add(&keyed.name, &keyed.schema.kind, entries, bytes);
+            }
+            for ListState { name, schema, elements, at, .. } in &subtask.lists {
+                add(name, &schema.kind, *elements, at.as_ref().map_or(0, |at| at.len));
+            }
+        }
+        states.retain(|state| state.entries > 0);
+        states.sort_by(|a, b| a.name.cmp(&b.name));
+        Self {
+            operator: state.operator.clone(),
+            subtasks: u32::try_from(state.subtasks.len()).unwrap_or(u32::MAX),
+            bytes: states.iter().map(|state| state.bytes).sum(),
+            states,
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! A page of a table: the entries of a range of hashes.
+
+use super::word::{PLACES, Word, tag};
+use crate::state::{Key, StateValue};
+use crate::types::stable_hash;
+
+/// How many entries a page holds before it is split in two.
+const PAGE: usize = PLACES;
+
+/// How many entries there are for so many words of the index: fewer make searches shorter, more make it smaller.
+const LOAD: (usize, usize) = (2, 1);
+
+#[derive(Debug)]
+pub(super) struct Entry<K, V> {
+    pub(super) key: K,
+    pub(super) value: V,
+}
+
+/// Where an entry is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    word: usize,
+    slot: u32,
+    pub(super) place: usize,
+}
+
+/// Entries, densely, and how they are found.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(super) struct Page<K, V> {
+    pub(super) entries: Vec<Entry<K, V>>,
+    index: Box<[Word]>,
+    /// Slots of the index that do not end a search any more.
+    used: u32,
+    /// How many high bits its hashes share.
+    pub(super) depth: u32,
+    /// Every snapshot frozen up to this one has all it needs from here.
+    pub(super) clean: u32,
+    /// The newest freeze before something here changed.
+    pub(super) touched: u32,
+    /// The places whose entries the snapshot of freeze `touched` has, or must not have, as bits.
+    saved: Option<Box<[u64; PLACES / 64]>>,
+}
+
+impl<K: Key, V: StateValue> Page<K, V> {
+    pub(super) fn new(depth: u32, clean: u32) -> Self {
+        let (entries, index) = (Vec::new(), Box::default());
+        Self { entries, index, used: 0, depth, clean, touched: clean, saved: None }
+    }
+
+    /// The word at which the search for a hash begins.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // 32 bits of the hash, and less than the number of words
+    fn home(&self, hash: u64) -> usize {
+        ((u64::from((hash >> 8) as u32) * self.index.len() as u64) >> 32) as usize
+    }
+
+    /// The place of an entry, if the first word leads to it: nearly always.
+    #[inline]
+    pub(super) fn find_at_home(&self, key: &K, hash: u64) -> Option<usize> {
+        let word = self.word(hash)?;
+        let mut matching = word.matching(tag(hash));
+        loop {
+            let place = word.place(matching.first()?);
+            if self.entries.get(place)?.key == *key {
+                return Some(place);
+            }
+            matching = matching.rest();
+        }
+    }
+
+    pub(super) fn find(&self, key: &K, hash: u64) -> Option<Found> {
+        let tag = tag(hash);
+        let mut at = self.home(hash);
+        for _ in 0..self.index.len() {
+            let word = *self.index.get(at)?;
+            let mut matching = word.matching(tag);
+            while let Some(slot) = matching.first() {
+                let place = word.place(slot);
+                if self.entries.get(place).is_some_and(|entry| entry.key == *key) {
+                    return Some(Found { word: at, slot, place });
+                }
+                matching = matching.rest();
+            }
+            if word.ends_search() {
+                break;
+            }
+            at = if at + 1 == self.index.len() { 0 } else { at + 1 };
+        }
+        if self.is_overfull() { self.find_beyond(key) } else { None }
+    }
+
+    /// The word at which the search for a hash begins.
+    #[inline]
+    pub(super) fn word(&self, hash: u64) -> Option<&Word> {
+        self.index.get(self.home(hash))
+    }
+
+    /// The entry that a search for this hash will most likely look at first.
+    #[inline]
+    pub(super) fn likely(&self, hash: u64) -> Option<&Entry<K, V>> {
+        self.entries.get(self.word(hash)?.likely(tag(hash)))
+    }
+
+    /// Looks through the entries that no slot leads to.
+    #[cold]
+    fn find_beyond(&self, key: &K) -> Option<Found> {
+        let beyond = self.entries.get(PLACES..)?.iter().position(|entry| entry.key == *key)?;
+        Some(Found { word: usize::MAX, slot: 0, place: PLACES + beyond })
+    }
+
+    /// Whether some entries are beyond what slots can lead to: so many come together only if their hashes are all but the same.
+    #[inline]
+    pub(super) fn is_overfull(&self) -> bool {
+        self.entries.len() > PLACES
+    }
+
+    /// Whether one more entry can be put in as it is.
+    #[inline]
+    pub(super) fn has_room(&self) -> bool {
+        let room = self.entries.len() < self.entries.capacity();
+        room && (self.entries.len() >= PLACES || self.used as usize * LOAD.1 < self.index.len() * LOAD.0)
+    }
+
+    /// Whether more room is made by a split.
+    pub(super) fn wants_split(&self) -> bool {
+        self.entries.len() >= PAGE
+    }
+
+    /// Puts in a new entry, for which there must be room; gives its place.
+    pub(super) fn put(&mut self, hash: u64, key: K, value: V) -> usize {
+        let place = self.entries.len();
+        self.entries.push(Entry { key, value });
+        self.claim(hash, place);
+        place
+    }
+
+    /// Makes a slot lead to a place.
+    fn claim(&mut self, hash: u64, place: usize) {
+        if place >= PLACES {
+            return;
+        }
+        let home = self.home(hash);
+        let (before, from) = self.index.split_at_mut(home);
+        for word in from.iter_mut().chain(before) {
+            if let Some(slot) = word.free() {
+                self.used += u32::from(word.put(slot, tag(hash), place as u64));
+                return;
+            }
+        }
+    }
+
+    /// Takes an entry out. The last one moves to its place.
+    pub(super) fn remove(&mut self, found: Found) -> Entry<K, V> {
+        let last = self.entries.len() - 1;
+        let moved = self.entries.get(last).filter(|_| found.place != last).map(|moved| {
+            let hash = rehash(&moved.key);
+            (hash, self.find(&moved.key, hash))
+        });
+        if let Some(word) = self.index.get_mut(found.word) {
+            self.used -= u32::from(!word.remove(found.slot));
+        }
+        if let Some((hash, at)) = moved {
+            match at.and_then(|at| Some((self.index.get_mut(at.word)?, at.slot))) {
+                Some((word, slot)) => word.redirect(slot, found.place as u64),
+                // It was beyond, and may come within.
+                None => self.claim(hash, found.place),
+            }
+            let saved = self.is_saved(last);
+            self.set_saved(found.place, saved);
+        }
+        self.entries.swap_remove(found.place)
+    }
+
+    /// Makes room: by a quarter more, and for small pages by as much again.
+    pub(super) fn grow(&mut self) {
+        let len = self.entries.len();
+        // Close to full, giving removed slots back would not last.
+        if len + len / 8 >= self.entries.capacity() {
+            let next = match len {
+                0..256 => (2 * len).max(4),
+                _ if len < PAGE && len + len / 4 > PAGE / 8 * 7 => PAGE,
+                _ => len + len / 4,
+            };
+            self.entries.reserve_exact(next - len);
+        }
+        self.rebuild();
+    }
+
+    /// Sees to it that few entries do not hold the room of many.
+    pub(super) fn shrink(&mut self) {
+        self.entries.shrink_to(self.entries.len() * 2);
+        self.rebuild();
+    }
+
+    fn rebuild(&mut self) {
+        let words = (self.entries.capacity().min(PLACES) * LOAD.1).div_ceil(LOAD.0).max(1);
+        self.index = vec![Word::default(); words].into_boxed_slice();
+        self.used = 0;
+        for place in 0..self.entries.len() {
+            let Some(hash) = self.entries.get(place).map(|entry| rehash(&entry.key)) else { return };
+            self.claim(hash, place);
+        }
+    }
+
+    /// Gives the upper half of its hashes to a new page. All snapshots must have what they need.
+    pub(super) fn split(&mut self) -> Self {
+        self.depth += 1;
+        let mut upper = Self::new(self.depth, self.clean);
+        let bit = 64 - self.depth;
+        let half = self.entries.len() / 2 + self.entries.len() / 8;
+        let mut lower = Vec::with_capacity(half);
+        upper.entries.reserve_exact(half);
+        for entry in self.entries.drain(..) {
+            let to = if rehash(&entry.key) >> bit & 1 == 0 { &mut lower } else { &mut upper.entries };
+            to.push(entry);
+        }
+        self.entries = lower;
+        self.rebuild();
+        upper.rebuild();
+        upper
+    }
+
+    /// Bytes that it holds, without what keys and values own beside themselves.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.index) + self.entries.capacity() * size_of::<Entry<K, V>>()
+    }
+}
+
+/// What pending snapshots have of a page.
+impl<K: Key, V: StateValue> Page<K, V> {
+    /// From here on, what is saved is for the snapshot of this freeze.
+    pub(super) fn touch_first(&mut self, epoch: u32) {
+        self.touched = epoch;
+        self.saved.get_or_insert_default().fill(0);
+    }
+
+    pub(super) fn is_saved(&self, place: usize) -> bool {
+        let bits = self.saved.as_ref().and_then(|saved| saved.get(place / 64));
+        bits.is_some_and(|bits| bits >> (place % 64) & 1 == 1)
+    }
+
+    pub(super) fn set_saved(&mut self, place: usize, saved: bool) {
+        if let Some(bits) = self.saved.as_mut().and_then(|saved| saved.get_mut(place / 64)) {
+            *bits = *bits & !(1 << (place % 64)) | u64::from(saved) << (place % 64);
+        }
+    }
+
+    /// Snapshots frozen up to this one have all of it.
+    pub(super) fn make_clean(&mut self, epoch: u32) {
+        self.clean = epoch;
+        if self.touched <= epoch {
+            self.saved = None;
+        }
+    }
+
+    /// The entries that the snapshot of a freeze does not have yet.
+    pub(super) fn missing(&self, epoch: u32) -> impl Iterator<Item = &Entry<K, V>> {
+        let some_saved = self.touched == epoch;
+        let entries = self.entries.iter().enumerate();
+        entries.filter(move |(place, _)| !some_saved || !self.is_saved(*place)).map(|(_, entry)| entry)
+    }
+}
+
+/// The hash of a key that has been hashed before.
+#[inline]
+pub(super) fn rehash<K: Key>(key: &K) -> u64 {
+    stable_hash(key).unwrap_or_default()
+}
