@@ -13,17 +13,23 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use strandline::checkpoint::duration_text;
 use strandline::prelude::*;
 use tokio::sync::broadcast::error::RecvError;
 
 const USAGE: &str = "\
 usage: word_count --input FILE... [--output DIR] [--checkpoints DIR]
-                  [--interval TIME] [--parallelism N] [--rate LINES_PER_SECOND] [--verbose]
+                  [--interval TIME] [--mode MODE] [--aligned-timeout TIME] [--parallelism N]
+                  [--rate LINES_PER_SECOND] [--verbose]
 
   --input FILE...     text files, plain or .gz; may be given several times
   --output DIR        where the lines `word<TAB>n` go; default: a new folder in the temporary folder
   --checkpoints DIR   where checkpoints are kept; default: a new folder in the temporary folder
   --interval TIME     time between checkpoints, such as 200ms, 5s or 1min; default 200ms
+  --mode MODE         how checkpoints are taken: exactly-once (the default), unaligned (the same, and barriers overtake
+                      the records before them) or at-least-once (after a kill some words count twice)
+  --aligned-timeout TIME
+                      barriers overtake only in checkpoints that are older than this
   --parallelism N     subtasks of each operator; default: the number of cores. It may change between runs
   --rate LINES        at most so many lines per second, all sources together; default 0: no limit
   --verbose           a line for each checkpoint also on a terminal (without one it is always written)";
@@ -55,7 +61,7 @@ async fn run(settings: Settings) -> Result {
     let checkpoints = settings.checkpoints.map_or_else(|| temporary("checkpoints"), Ok)?;
 
     let mut env = Environment::builder()
-        .checkpointing(Checkpointing::every(settings.interval))
+        .checkpointing(settings.checkpointing)
         .storage(FileSystem::at(&checkpoints))
         .restart(RestartStrategy::fixed_delay(3, Duration::from_millis(500)));
     if let Some(parallelism) = settings.parallelism {
@@ -137,7 +143,7 @@ struct Settings {
     inputs: Vec<PathBuf>,
     output: Option<PathBuf>,
     checkpoints: Option<PathBuf>,
-    interval: Duration,
+    checkpointing: Checkpointing,
     parallelism: Option<u32>,
     rate: u64,
     verbose: bool,
@@ -146,11 +152,12 @@ struct Settings {
 impl Settings {
     /// `None` if only the usage is asked for.
     fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<Self>, String> {
+        let (mut interval, mut mode, mut aligned_timeout) = (Duration::from_millis(200), None, None);
         let mut settings = Self {
             inputs: Vec::new(),
             output: None,
             checkpoints: None,
-            interval: Duration::from_millis(200),
+            checkpointing: Checkpointing::default(),
             parallelism: None,
             rate: 0,
             verbose: false,
@@ -171,7 +178,11 @@ impl Settings {
                 }
                 "--output" => settings.output = Some(value()?.into()),
                 "--checkpoints" => settings.checkpoints = Some(value()?.into()),
-                "--interval" => settings.interval = duration(&value()?.to_string_lossy())?,
+                "--interval" => interval = duration(&option, &value()?.to_string_lossy())?,
+                "--mode" => mode = Some(value()?.to_string_lossy().into_owned()),
+                "--aligned-timeout" => {
+                    aligned_timeout = Some(duration(&option, &value()?.to_string_lossy())?);
+                }
                 "--parallelism" => {
                     settings.parallelism = Some(number(&option, &value()?.to_string_lossy(), 1)?);
                 }
@@ -183,6 +194,18 @@ impl Settings {
         }
         if settings.inputs.is_empty() {
             return Err("give at least one --input".into());
+        }
+        let checkpointing = Checkpointing::every(interval);
+        settings.checkpointing = match mode.as_deref() {
+            None | Some("exactly-once") => checkpointing,
+            Some("unaligned") => checkpointing.unaligned(),
+            Some("at-least-once") => checkpointing.at_least_once(),
+            Some(other) => {
+                return Err(format!("--mode {other:?}: expected exactly-once, unaligned or at-least-once"));
+            }
+        };
+        if let Some(timeout) = aligned_timeout {
+            settings.checkpointing = settings.checkpointing.aligned_timeout(timeout);
         }
         Ok(Some(settings))
     }
@@ -203,16 +226,6 @@ fn number<N: std::str::FromStr + PartialOrd + std::fmt::Display>(
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit_ms = match &text[digits.len()..] {
-        "ms" => Some(1),
-        "s" => Some(1_000),
-        "min" => Some(60_000),
-        _ => None,
-    };
-    let millis = digits.parse::<u64>().ok().zip(unit_ms).and_then(|(n, unit)| n.checked_mul(unit));
-    millis
-        .map(Duration::from_millis)
-        .ok_or_else(|| format!("--interval {text:?}: expected a time such as 200ms, 5s or 1min"))
+fn duration(option: &str, text: &str) -> Result<Duration, String> {
+    duration_text::parse(text).map_err(|fault| format!("{option}: {fault}"))
 }

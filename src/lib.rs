@@ -92,7 +92,8 @@ pub mod state;
 pub mod storage;
 pub mod types;
 
-pub use checkpoint::{Checkpointing, Retention};
+pub use channel::Record;
+pub use checkpoint::{Checkpointing, CheckpointingMode, Retention};
 pub use dataflow::{Broadcast, BroadcastStream, Connected, Edge, KeyedStream, OperatorPipe, Pipe, Stream};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use job::{

@@ -6,6 +6,7 @@ mod common;
 
 use common::oracle::{Job, Oracle, Written};
 use common::sorted;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use strandline::prelude::*;
@@ -22,6 +23,7 @@ fn one(uid: &str, records: Vec<String>) -> Written {
     [(uid.to_owned(), records)].into()
 }
 
+#[derive(Serialize, Deserialize)]
 struct Rule(u64);
 
 impl Clone for Rule {

@@ -5,7 +5,11 @@
 
 mod common;
 
-use common::{Count, Gate, Numbers, expected_counts, lead, sorted, tree, virtual_process, visible_lines};
+use common::slow::Slow;
+use common::{
+    Count, Gate, Numbers, exact_modes, expected_counts, in_flight_in, lead, on_request, sorted, tree,
+    virtual_process, visible_lines,
+};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +22,36 @@ const KEYS: u64 = 3;
 /// Where checkpoints are taken; the final one follows.
 const STOPS: [u64; 3] = [3, 6, 9];
 
-fn job(disk: &SharedDisk, restart: RestartStrategy) -> (Environment, Gate) {
+/// How a life is lived.
+#[derive(Clone)]
+struct Life {
+    parallelism: u32,
+    checkpointing: Checkpointing,
+    restart: RestartStrategy,
+    /// Whether records pile up in front of the sink, so that there are some in flight at every checkpoint.
+    slow: Duration,
+}
+
+impl Life {
+    /// At parallelism 2, aligned.
+    fn plain(restart: RestartStrategy) -> Self {
+        Self { parallelism: 2, checkpointing: on_request(), restart, slow: Duration::ZERO }
+    }
+
+    fn of(checkpointing: &Checkpointing, parallelism: u32) -> Self {
+        let restart = RestartStrategy::none();
+        let (checkpointing, slow) = (checkpointing.clone(), Duration::from_millis(10));
+        Self { parallelism, checkpointing, restart, slow }
+    }
+}
+
+fn job(disk: &SharedDisk, life: &Life) -> (Environment, Gate) {
     let env = Environment::builder()
-        .parallelism(2)
+        .parallelism(life.parallelism)
+        .checkpointing(life.checkpointing.clone())
         .seed(7)
         .storage(OnDisk::new(Arc::clone(disk), "checkpoints"))
-        .restart(restart)
+        .restart(life.restart.clone())
         .build()
         .unwrap();
     let (numbers, gate) = Numbers::gated(SPLITS, LEN);
@@ -32,25 +60,35 @@ fn job(disk: &SharedDisk, restart: RestartStrategy) -> (Environment, Gate) {
         .key_by(|(_, number)| number % KEYS)
         .process("count", |setup| Ok(Count { seen: setup.value_state("seen")? }))
         .map(|(key, n)| format!("{key} {n}"))
-        .sink("out", FileSink::at("out").disk(Arc::clone(disk)));
+        .sink("out", Slow { sink: FileSink::at("out").disk(Arc::clone(disk)), each: life.slow });
     (env, gate)
 }
 
 /// One life of a process.
-fn run(disk: &SharedDisk, restart: RestartStrategy) -> Result<JobStatus, Error> {
+fn run(disk: &SharedDisk, life: &Life) -> Result<JobStatus, Error> {
     virtual_process(async {
-        let (env, gate) = job(disk, restart);
+        let (env, gate) = job(disk, life);
         let job = env.start_local("crashing").await?;
         lead(&job, &gate, SPLITS, &STOPS).await
     })
 }
 
+fn written(disk: &SharedDisk) -> Vec<String> {
+    sorted(virtual_process(async { visible_lines(&**disk, Path::new("out")).await }))
+}
+
+fn expected() -> Vec<String> {
+    let expected = expected_counts(SPLITS, LEN, KEYS);
+    sorted(expected.iter().map(|(key, n)| format!("{key} {n}")).collect())
+}
+
 fn assert_exact_and_clean(disk: &SharedDisk, what: &str) {
+    assert_eq!(written(disk), expected(), "{what}");
+    assert_clean(disk, what);
+}
+
+fn assert_clean(disk: &SharedDisk, what: &str) {
     virtual_process(async {
-        let lines = visible_lines(&**disk, Path::new("out")).await;
-        let expected = expected_counts(SPLITS, LEN, KEYS);
-        let expected: Vec<String> = expected.iter().map(|(key, n)| format!("{key} {n}")).collect();
-        assert_eq!(sorted(lines), sorted(expected), "{what}");
         let all = tree(&**disk, Path::new("")).await;
         let names = || all.keys().map(|path| path.to_string_lossy().into_owned());
         let hidden: Vec<String> = names().filter(|path| path.contains("/.")).collect();
@@ -62,7 +100,7 @@ fn assert_exact_and_clean(disk: &SharedDisk, what: &str) {
 
 /// A new process on a disk that works.
 fn recover(disk: &SharedDisk, what: &str) {
-    match run(disk, RestartStrategy::none()) {
+    match run(disk, &Life::plain(RestartStrategy::none())) {
         Ok(JobStatus::Finished) => assert_exact_and_clean(disk, what),
         other => panic!("{what}: {other:?}"),
     }
@@ -76,7 +114,7 @@ fn new_disk() -> SharedDisk {
 fn operations(disk: SharedDisk) -> u64 {
     let counting = FaultyDisk::new(disk);
     let shared: SharedDisk = Arc::new(counting.clone());
-    assert_eq!(run(&shared, RestartStrategy::none()).unwrap(), JobStatus::Finished);
+    assert_eq!(run(&shared, &Life::plain(RestartStrategy::none())).unwrap(), JobStatus::Finished);
     assert_exact_and_clean(&shared, "without a crash");
     counting.operations()
 }
@@ -90,11 +128,64 @@ fn every_crash_point_of_a_life_is_survived() {
         for point in 1..=all {
             let disk = new_disk();
             let dying = FaultyDisk::new(Arc::clone(&disk)).die_at(point, fault);
-            let end = run(&(Arc::new(dying.clone()) as SharedDisk), RestartStrategy::none());
+            let end = run(&(Arc::new(dying.clone()) as SharedDisk), &Life::plain(RestartStrategy::none()));
             assert!(end.is_err() || !dying.is_dead(), "{fault:?} at {point}: {end:?}");
             recover(&disk, &format!("{fault:?} at {point}"));
         }
     }
+}
+
+/// Crashes everywhere in a life of this mode, and lets another go on from there at another parallelism. Gives the number of those that
+/// began with records in flight.
+fn crash_everywhere(checkpointing: &Checkpointing, after: impl Fn(&SharedDisk, &str)) -> usize {
+    let disk = FaultyDisk::new(new_disk());
+    assert_eq!(
+        run(&(Arc::new(disk.clone()) as SharedDisk), &Life::of(checkpointing, 2)).unwrap(),
+        JobStatus::Finished
+    );
+    let all = disk.operations();
+    assert!(all > 100, "only {all} operations: are checkpoints taken at all?");
+    let mut with_some_in_flight = 0;
+    for fault in [Fault::NoEffect, Fault::TookEffect, Fault::PowerLoss, Fault::SomeLost(3)] {
+        for point in 1..=all {
+            let what = format!("{checkpointing:?}, {fault:?} at {point}");
+            let disk = new_disk();
+            let dying = FaultyDisk::new(Arc::clone(&disk)).die_at(point, fault);
+            let end = run(&(Arc::new(dying.clone()) as SharedDisk), &Life::of(checkpointing, 2));
+            assert!(end.is_err() || !dying.is_dead(), "{what}: {end:?}");
+            with_some_in_flight += usize::from(virtual_process(in_flight_in(&*disk)) > 0);
+            match run(&disk, &Life::of(checkpointing, [1, 3][point as usize % 2])) {
+                Ok(JobStatus::Finished) => after(&disk, &what),
+                other => panic!("{what}: {other:?}"),
+            }
+        }
+    }
+    with_some_in_flight
+}
+
+#[test]
+fn every_crash_point_is_survived_with_barriers_that_overtake_and_at_another_parallelism() {
+    for (mode, checkpointing) in &exact_modes()[1..] {
+        let with_some_in_flight = crash_everywhere(checkpointing, assert_exact_and_clean);
+        println!("{mode}: {with_some_in_flight} lives began with records in flight");
+        assert!(with_some_in_flight > 10, "{mode}: only {with_some_in_flight}");
+    }
+}
+
+#[test]
+fn at_least_once_no_crash_point_loses_anything() {
+    let repeats = std::cell::Cell::new(0);
+    let in_flight = crash_everywhere(&on_request().at_least_once(), |disk, what| {
+        let mut written = written(disk);
+        let all = written.len();
+        written.dedup();
+        repeats.set(repeats.get() + all - written.len());
+        let missing: Vec<_> = expected().into_iter().filter(|line| !written.contains(line)).collect();
+        assert!(missing.is_empty(), "{what}: {missing:?} are lost");
+        assert_clean(disk, what);
+    });
+    println!("{} lines came twice", repeats.get());
+    assert_eq!(in_flight, 0, "nothing is overtaken");
 }
 
 /// The second failure hits what reads back the outcome of the first.
@@ -115,7 +206,7 @@ fn two_failures_of_the_disk_in_a_row_are_survived_by_a_restart_and_by_a_crash_af
                 let middle = FaultyDisk::new(Arc::new(inner)).fail_once_at(point + 1, Fault::NoEffect);
                 let outer: SharedDisk =
                     Arc::new(FaultyDisk::new(Arc::new(middle)).fail_once_at(point, fault));
-                let _ = run(&outer, restart.clone());
+                let _ = run(&outer, &Life::plain(restart.clone()));
                 recover(&disk, &what);
             }
         }

@@ -8,9 +8,10 @@
 mod common;
 
 use common::oracle::{Job, Oracle, Written};
-use common::sorted;
+use common::{exact_modes, sorted};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use strandline::prelude::*;
@@ -141,7 +142,7 @@ impl Handler<u64> for Odd {
 }
 
 /// A record of the other stream.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Other(u64);
 
 /// Pairs the records of two streams by key.
@@ -404,7 +405,7 @@ fn a_random_graph_writes_what_it_must() {
     let random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let any_step = (prop::sample::select(OPS.as_slice()), 0..8_usize, 0..8_usize, 0..64_u64);
     let any_graph = prop::collection::vec(any_step, 1..14);
-    let records = std::cell::Cell::new(0);
+    let (records, in_flight) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
     let tried = TestRunner::new_with_rng(config, random).run(&any_graph, |steps| {
         let expected = RefCell::new(Written::new());
         let write = |job: &Job<'_>| *expected.borrow_mut() = describe(job, &steps);
@@ -416,8 +417,14 @@ fn a_random_graph_writes_what_it_must() {
         oracle.check(&expected, &[], 2, &[passed / 3, passed * 2 / 3]);
         oracle.check(&expected, &[(1, 3), (2, 2), (4, 1)], 3, &[]);
         oracle.check(&expected, &[(2, 1)], 3, &[passed / 2, passed * 4 / 5]);
+        for (_, mode) in &exact_modes()[1..] {
+            let oracle = Oracle::new("random graph", &write).checkpointing(mode);
+            oracle.check(&expected, &[(1, 2)], 2, &[passed / 3, passed * 2 / 3]);
+            oracle.check(&expected, &[(1, 3), (2, 2), (4, 1)], 3, &[]);
+            in_flight.set(in_flight.get() + oracle.run(&[(1, 2), (3, 3)], 1, &[passed / 2]).in_flight);
+        }
         Ok(())
     });
-    println!("{cases} graphs wrote {} records", records.get());
+    println!("{cases} graphs wrote {} records; {} were restored in flight", records.get(), in_flight.get());
     tried.unwrap();
 }

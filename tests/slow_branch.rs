@@ -6,7 +6,7 @@
 mod common;
 
 use common::oracle::{Job, Oracle, Written};
-use common::sorted;
+use common::{exact_modes, sorted};
 use std::fmt::Debug;
 use std::time::Duration;
 use strandline::prelude::*;
@@ -31,6 +31,14 @@ fn two(first: (&str, Vec<String>), second: (&str, Vec<String>)) -> Written {
 fn holds(name: &str, describe: &dyn Fn(&Job<'_>), expected: &Written, channels: u64) {
     let passed = is_bounded(name, describe, expected, channels);
     Oracle::new(name, describe).rushing().check(expected, &[(2, 2)], 3, &[passed / 3]);
+    // Barriers overtake what is under way, which goes on at another parallelism.
+    for (mode, checkpointing) in &exact_modes()[1..] {
+        let oracle = Oracle::new(name, describe).rushing().checkpointing(checkpointing);
+        let in_flight = oracle.check(expected, &[(2, 2)], 3, &[passed / 3]).in_flight
+            + oracle.check(expected, &[(2, 2)], 1, &[]).in_flight;
+        println!("{name}, {mode}: {in_flight} restored in flight");
+        assert!(in_flight > 0, "{name}, {mode}: nothing was in flight");
+    }
 }
 
 /// The same in one life. Returns how many records pass places with bombs.

@@ -1,6 +1,7 @@
 //! Keyed state.
 
 use crate::in_real_time;
+use serde::{Deserialize, Serialize};
 use strandline::prelude::*;
 
 /// Emits the average of every two values of a key.
@@ -48,7 +49,8 @@ pub fn map_with_state() -> Result<String> {
         let env = Environment::builder().parallelism(1).build()?;
         let sold = Collect::new();
         env.source("sales", Iter::new([("tea", 2), ("salt", 1), ("tea", 3), ("tea", 1)]))
-            .key_by(|(thing, _)| (*thing).to_owned())
+            .map(|(thing, pieces)| (thing.to_owned(), pieces))
+            .key_by(|(thing, _)| thing.clone())
             .map_with_state("sold", |(thing, pieces), before: Option<u64>| {
                 let before = before.unwrap_or(0);
                 ((thing, before), Some(before + pieces))
@@ -56,19 +58,23 @@ pub fn map_with_state() -> Result<String> {
             .sink("before", sold.clone());
         env.execute("sold-before").await?;
         let sold = sold.records();
-        assert_eq!(sold, [("tea", 0), ("salt", 0), ("tea", 2), ("tea", 5)]);
+        assert_eq!(
+            sold,
+            [("tea", 0), ("salt", 0), ("tea", 2), ("tea", 5)].map(|(thing, n)| (thing.to_owned(), n))
+        );
         Ok(format!("{sold:?}"))
     })
 }
 
+#[derive(Clone, Serialize, Deserialize)]
 enum Bid {
-    Of(&'static str, u64),
+    Of(String, u64),
     /// No more bids for this.
-    Closed(&'static str),
+    Closed(String),
 }
 
 impl Bid {
-    fn lot(&self) -> &'static str {
+    fn lot(&self) -> &str {
         match self {
             Self::Of(lot, _) | Self::Closed(lot) => lot,
         }
@@ -109,8 +115,9 @@ pub fn list_and_reducing_state() -> Result<String> {
         let env = Environment::builder().parallelism(1).build()?;
         let lots = Collect::new();
         let bids = || {
-            use Bid::{Closed, Of};
-            [Of("vase", 5), Of("desk", 40), Of("vase", 9), Closed("vase"), Of("vase", 1), Closed("vase")]
+            let of = |lot: &str, amount| Bid::Of(lot.into(), amount);
+            let closed = |lot: &str| Bid::Closed(lot.into());
+            [of("vase", 5), of("desk", 40), of("vase", 9), closed("vase"), of("vase", 1), closed("vase")]
                 .into_iter()
         };
         env.source("bids", Iter::generate(bids))

@@ -33,6 +33,11 @@ impl dyn Records {
         (self as &mut dyn Any).downcast_mut()
     }
 
+    /// The batch as what it is, to look at.
+    pub fn downcast_ref<B: Any>(&self) -> Option<&B> {
+        (self as &dyn Any).downcast_ref()
+    }
+
     /// The batch as what it is, owned.
     ///
     /// # Errors

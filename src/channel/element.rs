@@ -1,16 +1,8 @@
 //! What flows through a channel.
 
 use super::AnyBatch;
-use crate::types::{CheckpointId, Timestamp};
-
-/// A mark in the stream: everything before it belongs to the checkpoint, nothing after it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Barrier {
-    /// The checkpoint.
-    pub checkpoint: CheckpointId,
-    /// Wall time of its trigger.
-    pub triggered: Timestamp,
-}
+use crate::checkpoint::Barrier;
+use crate::types::CheckpointId;
 
 /// One item of a channel.
 #[derive(Debug)]

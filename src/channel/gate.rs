@@ -1,23 +1,46 @@
 //! The input gate: the data half of a subtask's mailbox.
 
-use super::{AnyBatch, Barrier, Element, Input};
-use crate::checkpoint::{AbortReason, Alignment, AlignmentAction, AlignmentEvent};
-use crate::types::{CheckpointId, Port};
+use super::capture::{Capture, Mark};
+use super::{Announcements, AnyBatch, Barrier, Element, InFlight, Input, Listener, RecordCodec};
+use crate::checkpoint::{AbortReason, Alignment, AlignmentAction, AlignmentEvent, CheckpointingMode};
+use crate::error::Error;
+use crate::types::{CheckpointId, Clock, EdgeId, Monotonic, Port, SubtaskIndex};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Where the records of a channel come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// Along which edge.
+    pub edge: EdgeId,
+    /// From which of the subtasks before it.
+    pub from: SubtaskIndex,
+}
+
+/// A channel that leads into a gate.
+#[derive(Debug)]
+pub struct Inlet {
+    /// Which input of the chain it belongs to.
+    pub port: Port,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// What its batches are.
+    pub codec: RecordCodec,
+    /// The channel.
+    pub input: Input,
+}
 
 /// What the gate has for its subtask.
 #[derive(Debug)]
 pub enum GateEvent {
     /// Records of one channel. Give the batch back when it is empty.
-    Batch {
-        /// Where it came from.
-        channel: usize,
-        /// Which input of the chain that channel belongs to.
-        port: Port,
-        /// The records.
-        batch: AnyBatch,
-    },
+    Batch(InHand),
     /// Every channel has reached this barrier: snapshot now, then take the next event.
     Snapshot(Barrier),
+    /// Snapshot now, although channels hold records that belong to it: they come with [`GateEvent::Captured`].
+    SnapshotUnaligned(Barrier),
+    /// All records in flight that belong to the snapshot taken last.
+    Captured(CheckpointId, Vec<InFlight>),
     /// This checkpoint will not be taken here: tell downstream.
     Aborted(CheckpointId, AbortReason),
     /// Every channel has reached its end. Said once; barriers may still follow.
@@ -26,72 +49,119 @@ pub enum GateEvent {
     Empty,
 }
 
-/// Takes elements from its channels in turn and aligns their barriers.
+/// A batch, and where it came from.
+#[derive(Debug)]
+pub struct InHand {
+    /// Through which channel; `None` for one that was restored.
+    channel: Option<usize>,
+    origin: Origin,
+    codec: RecordCodec,
+    /// Which input of the chain it is for.
+    pub port: Port,
+    /// The records.
+    pub batch: AnyBatch,
+}
+
+/// Takes elements from its channels in turn and aligns their barriers, or captures what they overtake.
 #[derive(Debug)]
 pub struct InputGate {
-    inputs: Vec<Input>,
-    /// Of each channel.
-    ports: Vec<Port>,
+    inlets: Vec<Inlet>,
     ended: Vec<bool>,
     open: usize,
     end_said: bool,
     next: usize,
+    clock: Clock,
     alignment: Alignment,
-    /// The barrier of the checkpoint that is being aligned.
+    announcements: Arc<Announcements>,
+    listener: Listener,
+    /// Records that were in flight in the checkpoint this attempt starts from, in order. They come before all others.
+    restored: VecDeque<InHand>,
+    capture: Option<Capture>,
+    /// The barrier of the newest checkpoint, for the statistics.
     barrier: Option<Barrier>,
+    /// What has been decided and not yet been told.
+    events: VecDeque<GateEvent>,
 }
 
 impl InputGate {
     /// A gate in front of these channels. Barriers align, and the input ends, over the channels of all ports.
     #[must_use]
-    pub fn new(channels: Vec<(Port, Input)>) -> Self {
-        let (ports, inputs): (Vec<_>, Vec<_>) = channels.into_iter().unzip();
-        let channels = inputs.len();
+    pub fn new(
+        inlets: Vec<Inlet>,
+        mode: CheckpointingMode,
+        announcements: Arc<Announcements>,
+        clock: Clock,
+    ) -> Self {
+        let channels = inlets.len();
         Self {
             ended: vec![false; channels],
             open: channels,
             end_said: false,
             next: 0,
-            alignment: Alignment::new(channels),
+            clock,
+            alignment: Alignment::new(channels, mode),
+            announcements,
+            listener: Listener::default(),
+            restored: VecDeque::new(),
+            capture: None,
             barrier: None,
-            inputs,
-            ports,
+            events: VecDeque::new(),
+            inlets,
         }
+    }
+
+    /// Adds records that were in flight when the checkpoint was taken: to be processed before anything that comes.
+    pub fn restore(&mut self, port: Port, origin: Origin, codec: RecordCodec, batches: Vec<AnyBatch>) {
+        let restored = batches.into_iter();
+        self.restored.extend(restored.map(|batch| InHand { channel: None, origin, codec, port, batch }));
     }
 
     /// The next event. Channels are served in turn, a batch at a time; one that waits for the barriers of the others is not
     /// served, so what follows its barrier stays in its ring and holds its producer back.
-    pub fn poll(&mut self) -> GateEvent {
+    ///
+    /// # Errors
+    /// When a batch is not what its channel should carry.
+    pub fn poll(&mut self) -> Result<GateEvent, Error> {
+        if let Some(event) = self.events.pop_front() {
+            return Ok(event);
+        }
+        if let Some(restored) = self.restored.pop_front() {
+            return Ok(GateEvent::Batch(restored));
+        }
         if self.open == 0 && !self.end_said {
             self.end_said = true;
-            return GateEvent::Ended;
+            return Ok(GateEvent::Ended);
         }
-        let channels = self.inputs.len();
+        let channels = self.inlets.len();
         for _ in 0..channels {
             let channel = self.next;
             self.next = if channel + 1 >= channels { 0 } else { channel + 1 };
+            if self.capture.is_some() && self.alignment.captures(channel) {
+                self.capture_channel(channel, None)?;
+                if let Some(event) = self.events.pop_front() {
+                    return Ok(event);
+                }
+                // What came in this instant is looked at first.
+                if self.is_ahead_of_capture(channel) {
+                    continue;
+                }
+            }
             if self.alignment.is_blocked(channel) {
                 continue;
             }
-            let Some(element) = self.inputs.get_mut(channel).and_then(Input::receive) else { continue };
+            let Some(inlet) = self.inlets.get_mut(channel) else { continue };
+            let Some(element) = inlet.input.receive() else { continue };
             match element {
                 Element::Batch(batch) => {
-                    let port = self.ports.get(channel).copied().unwrap_or_default();
-                    return GateEvent::Batch { channel, port, batch };
+                    let Inlet { port, origin, codec, .. } = *inlet;
+                    let channel = Some(channel);
+                    return Ok(GateEvent::Batch(InHand { channel, origin, codec, port, batch }));
                 }
                 Element::Barrier(barrier) => {
-                    if self.barrier.is_none_or(|known| known.checkpoint < barrier.checkpoint) {
-                        self.barrier = Some(barrier);
-                    }
-                    let event = AlignmentEvent::Barrier { channel, checkpoint: barrier.checkpoint };
-                    if let Some(event) = self.align(event) {
-                        return event;
-                    }
+                    self.align(AlignmentEvent::Barrier { channel, barrier }, None)?;
                 }
                 Element::CancelBarrier(checkpoint) => {
-                    if let Some(event) = self.align(AlignmentEvent::Cancel { channel, checkpoint }) {
-                        return event;
-                    }
+                    self.align(AlignmentEvent::Cancel { channel, checkpoint }, None)?;
                 }
                 Element::End => {
                     if let Some(ended) = self.ended.get_mut(channel)
@@ -101,12 +171,54 @@ impl InputGate {
                     }
                     if self.open == 0 && !self.end_said {
                         self.end_said = true;
-                        return GateEvent::Ended;
+                        self.events.push_back(GateEvent::Ended);
                     }
                 }
             }
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
         }
-        GateEvent::Empty
+        Ok(GateEvent::Empty)
+    }
+
+    /// What comes before the next record, if anything does: a barrier that overtakes, here or in news of it, and what belongs to one
+    /// that has. To be asked between two records; `in_hand` is the batch that is not used up.
+    ///
+    /// # Errors
+    /// As [`poll`](Self::poll).
+    pub fn poll_urgent(&mut self, in_hand: Option<&InHand>) -> Result<Option<GateEvent>, Error> {
+        if let Some(barrier) = self.listener.hear(&self.announcements) {
+            self.align(AlignmentEvent::Announced(barrier), in_hand)?;
+        }
+        if self.deadline().is_some() {
+            self.align(AlignmentEvent::Timer, in_hand)?;
+        }
+        if self.capture.is_some() {
+            for channel in 0..self.inlets.len() {
+                self.capture_channel(channel, in_hand)?;
+            }
+        }
+        Ok(self.events.pop_front())
+    }
+
+    /// What was in flight to the snapshot that was just taken, if all of it is known.
+    pub fn take_captured(&mut self) -> Option<GateEvent> {
+        match self.events.front() {
+            Some(GateEvent::Captured(..)) => self.events.pop_front(),
+            _ => None,
+        }
+    }
+
+    /// When a checkpoint that aligns has waited long enough: [`poll_urgent`](Self::poll_urgent) then.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Monotonic> {
+        self.alignment.deadline()
+    }
+
+    /// Nobody wants the records in flight of this checkpoint any more.
+    pub fn forget(&mut self, checkpoint: CheckpointId) {
+        self.capture.take_if(|capture| capture.checkpoint == checkpoint);
     }
 
     /// The barrier of the newest checkpoint that has come to any of its channels.
@@ -115,139 +227,106 @@ impl InputGate {
         self.barrier
     }
 
-    fn align(&mut self, event: AlignmentEvent) -> Option<GateEvent> {
-        let mut result = None;
-        for action in self.alignment.on(event) {
+    fn align(&mut self, event: AlignmentEvent, in_hand: Option<&InHand>) -> Result<(), Error> {
+        if let AlignmentEvent::Announced(barrier) | AlignmentEvent::Barrier { barrier, .. } = event
+            && self.barrier.is_none_or(|known| known.checkpoint < barrier.checkpoint)
+        {
+            self.barrier = Some(barrier);
+        }
+        for action in self.alignment.on(event, self.clock.now()) {
             match action {
                 // Blocking is looked up, not carried out: a blocked channel is just not polled.
                 AlignmentAction::Block(_) | AlignmentAction::Resume(_) => {}
-                AlignmentAction::Snapshot(checkpoint) => {
-                    let barrier = self.barrier.filter(|known| known.checkpoint == checkpoint);
-                    result = barrier.map(GateEvent::Snapshot).or(result);
+                AlignmentAction::Snapshot(barrier) => self.events.push_back(GateEvent::Snapshot(barrier)),
+                AlignmentAction::SnapshotUnaligned(barrier) => {
+                    self.begin_capture(barrier.checkpoint, in_hand)?;
+                    self.events.push_back(GateEvent::SnapshotUnaligned(barrier));
+                }
+                AlignmentAction::Captured(checkpoint) => {
+                    if let Some(capture) = self.capture.take_if(|capture| capture.checkpoint == checkpoint) {
+                        self.events.push_back(GateEvent::Captured(checkpoint, capture.into_records()));
+                    }
                 }
                 AlignmentAction::Abort(checkpoint, reason) => {
-                    // A newer barrier may at once complete the newer checkpoint, which implies the abort.
-                    result.get_or_insert(GateEvent::Aborted(checkpoint, reason));
+                    self.capture.take_if(|capture| capture.checkpoint <= checkpoint);
+                    self.events.push_back(GateEvent::Aborted(checkpoint, reason));
                 }
             }
         }
-        result
+        Ok(())
+    }
+
+    /// Begins with what is not in a channel any more, and yet not processed.
+    fn begin_capture(&mut self, checkpoint: CheckpointId, in_hand: Option<&InHand>) -> Result<(), Error> {
+        let mut capture = Capture::new(checkpoint, &self.inlets);
+        for InHand { origin, codec, batch, .. } in in_hand.into_iter().chain(&self.restored) {
+            capture.add(*origin, *codec, batch)?;
+        }
+        self.capture = Some(capture);
+        Ok(())
+    }
+
+    /// Copies what a channel holds, if it belongs to the snapshot that was taken last.
+    fn capture_channel(&mut self, channel: usize, in_hand: Option<&InHand>) -> Result<(), Error> {
+        while self.alignment.captures(channel)
+            && let Some(capture) = &mut self.capture
+            && let Some(inlet) = self.inlets.get_mut(channel)
+        {
+            let checkpoint = capture.checkpoint;
+            match capture.look(channel, inlet)? {
+                None => break,
+                Some(Mark::Barrier(barrier)) if barrier.checkpoint == checkpoint => {
+                    self.align(AlignmentEvent::Barrier { channel, barrier }, in_hand)?;
+                }
+                // What is before it was copied for an older checkpoint, so it cannot count as taken.
+                Some(Mark::Barrier(barrier)) => {
+                    self.align(AlignmentEvent::Announced(barrier), in_hand)?;
+                    break;
+                }
+                Some(Mark::Cancel(checkpoint)) => {
+                    self.align(AlignmentEvent::Cancel { channel, checkpoint }, in_hand)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the next element of a channel belongs to a snapshot and has not been copied.
+    fn is_ahead_of_capture(&self, channel: usize) -> bool {
+        self.alignment.captures(channel)
+            && self
+                .capture
+                .as_ref()
+                .zip(self.inlets.get(channel))
+                .is_some_and(|(capture, inlet)| !capture.has_seen_next(channel, inlet))
     }
 
     /// Whether there is something to take: for the second look before sleep.
     #[must_use]
     pub fn has_event(&self) -> bool {
         (self.open == 0 && !self.end_said)
-            || (0..self.inputs.len()).any(|channel| {
-                !self.alignment.is_blocked(channel)
-                    && self.inputs.get(channel).is_some_and(Input::has_element)
-            })
+            || !self.events.is_empty()
+            || !self.restored.is_empty()
+            || self.listener.has_news(&self.announcements)
+            || self
+                .inlets
+                .iter()
+                .enumerate()
+                .any(|(channel, inlet)| !self.alignment.is_blocked(channel) && inlet.input.has_element())
     }
 
     /// Gives an emptied batch back to its producer.
-    pub fn give_back(&mut self, channel: usize, batch: AnyBatch) {
-        if let Some(input) = self.inputs.get_mut(channel) {
-            input.give_back(batch);
+    pub fn give_back(&mut self, InHand { channel, batch, .. }: InHand) {
+        if let Some(inlet) = channel.and_then(|channel| self.inlets.get_mut(channel)) {
+            inlet.input.give_back(batch);
         }
     }
 
     /// Wakes producers that sleep and have room again. Once at the end of a turn.
     pub fn notify(&mut self) {
-        self.inputs.iter_mut().for_each(Input::notify);
+        self.inlets.iter_mut().for_each(|inlet| inlet.input.notify());
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::channel::{Batch, Flow, Output, channel};
-    use crate::types::Timestamp;
-    use std::sync::Arc;
-
-    fn gate(n: usize) -> (Vec<Output>, InputGate) {
-        let channels = (0..n).map(|_| channel(8, Arc::default(), Arc::default()));
-        // Channels of two ports in turn.
-        let (outputs, inputs) =
-            (0..).zip(channels).map(|(i, (output, input))| (output, (Port(i % 2), input))).unzip();
-        (outputs, InputGate::new(inputs))
-    }
-
-    fn send(output: &mut Output, record: u32) {
-        assert_eq!(
-            output.send(Element::Batch(Box::new(Batch { items: vec![record], hashes: vec![] }))),
-            Flow::Ready
-        );
-    }
-
-    fn barrier(output: &mut Output, id: u64) {
-        let barrier = Barrier { checkpoint: CheckpointId(id), triggered: Timestamp(5) };
-        assert_eq!(output.send(Element::Barrier(barrier)), Flow::Ready);
-    }
-
-    /// Everything the gate gives, as text: records, `|id` for a snapshot, `xid` for an abort, `.` for the end.
-    fn drain(gate: &mut InputGate) -> String {
-        let mut text = String::new();
-        loop {
-            match gate.poll() {
-                GateEvent::Batch { channel, port, batch } => {
-                    assert_eq!(port, Port(channel as u32 % 2));
-                    for record in batch.downcast::<Batch<u32>>().unwrap().items {
-                        text.push_str(&format!("{record} "));
-                    }
-                }
-                GateEvent::Snapshot(barrier) => text.push_str(&format!("|{} ", barrier.checkpoint)),
-                GateEvent::Aborted(id, _) => text.push_str(&format!("x{id} ")),
-                GateEvent::Ended => text.push('.'),
-                GateEvent::Empty => return text,
-            }
-        }
-    }
-
-    #[test]
-    fn records_behind_a_barrier_wait_for_the_barriers_of_the_others() {
-        let (mut out, mut gate) = gate(2);
-        send(&mut out[0], 1);
-        barrier(&mut out[0], 1);
-        send(&mut out[0], 2);
-        send(&mut out[1], 3);
-        assert_eq!(drain(&mut gate), "1 3 ");
-        assert!(!gate.has_event(), "the blocked channel does not count");
-        send(&mut out[1], 4);
-        barrier(&mut out[1], 1);
-        send(&mut out[1], 5);
-        assert_eq!(drain(&mut gate), "4 |1 2 5 ");
-    }
-
-    #[test]
-    fn a_newer_barrier_gives_up_the_older_checkpoint() {
-        let (mut out, mut gate) = gate(2);
-        barrier(&mut out[0], 1);
-        send(&mut out[0], 1);
-        barrier(&mut out[1], 2);
-        send(&mut out[1], 2);
-        assert_eq!(drain(&mut gate), "x1 1 ");
-        barrier(&mut out[0], 2);
-        assert_eq!(drain(&mut gate), "|2 2 ");
-    }
-
-    #[test]
-    fn a_cancelled_barrier_unblocks() {
-        let (mut out, mut gate) = gate(2);
-        barrier(&mut out[0], 1);
-        send(&mut out[0], 1);
-        let _ = out[1].send(Element::CancelBarrier(CheckpointId(1)));
-        assert_eq!(drain(&mut gate), "x1 1 ");
-    }
-
-    #[test]
-    fn the_end_is_said_once_and_barriers_go_on() {
-        let (mut out, mut gate) = gate(2);
-        let _ = out[0].send(Element::End);
-        assert_eq!(drain(&mut gate), "");
-        let _ = out[1].send(Element::End);
-        assert_eq!(drain(&mut gate), ".");
-        barrier(&mut out[0], 1);
-        barrier(&mut out[1], 1);
-        assert_eq!(drain(&mut gate), "|1 ");
-    }
-}
+mod tests;

@@ -1,9 +1,10 @@
 //! A channel: one producing subtask, one consuming subtask, a bounded ring, and a way back for empty buffers.
 
-use super::{AnyBatch, Batch, Element, WakeCell};
+use super::{Announcements, AnyBatch, Barrier, Batch, Element, WakeCell};
 use crate::metrics::SubtaskCounters;
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Whether more may be given.
@@ -24,6 +25,10 @@ impl Flow {
     }
 }
 
+/// Room in a ring for barriers that overtake and the unfinished batch before them. Nothing else goes there, so they need not wait for
+/// the consumer to take what they overtake.
+const RESERVE: usize = 2;
+
 /// The sending end.
 ///
 /// What does not fit into the ring waits here, so an element is always taken; its owner stops its input until it is
@@ -37,6 +42,10 @@ pub struct Output {
     news: bool,
     /// Where what is sent is counted, if anywhere.
     counters: Option<Arc<SubtaskCounters>>,
+    /// Whether what is sent may go into the reserve.
+    overtakes: bool,
+    /// Where the consumer hears of barriers, if it listens.
+    announcements: Option<Arc<Announcements>>,
 }
 
 /// The receiving end.
@@ -46,12 +55,14 @@ pub struct Input {
     producer: Arc<WakeCell>,
     /// Whether something was taken out of the ring since the producer was last told.
     news: bool,
+    /// How many elements were taken.
+    taken: u64,
 }
 
 /// A channel `depth` elements deep, between the subtasks that sleep in these cells.
 #[must_use]
 pub fn channel(depth: usize, producer: Arc<WakeCell>, consumer: Arc<WakeCell>) -> (Output, Input) {
-    let (ring_in, ring_out) = rtrb::RingBuffer::new(depth);
+    let (ring_in, ring_out) = rtrb::RingBuffer::new(depth + RESERVE);
     let (spare_in, spare_out) = rtrb::RingBuffer::new(depth + 2);
     (
         Output {
@@ -61,8 +72,10 @@ pub fn channel(depth: usize, producer: Arc<WakeCell>, consumer: Arc<WakeCell>) -
             consumer,
             news: false,
             counters: None,
+            overtakes: false,
+            announcements: None,
         },
-        Input { ring: ring_out, spare: spare_in, producer, news: false },
+        Input { ring: ring_out, spare: spare_in, producer, news: false, taken: 0 },
     )
 }
 
@@ -70,6 +83,24 @@ impl Output {
     /// From now on counts what is sent.
     pub fn count_in(&mut self, counters: &Arc<SubtaskCounters>) {
         self.counters = Some(Arc::clone(counters));
+    }
+
+    /// From now on the consumer is told here of barriers that may overtake.
+    pub fn announce_in(&mut self, announcements: &Arc<Announcements>) {
+        self.announcements = Some(Arc::clone(announcements));
+    }
+
+    /// Tells the consumer of a barrier that was sent, perhaps still stalls, and may overtake what is before it.
+    pub fn announce(&mut self, barrier: Barrier) {
+        if let Some(announcements) = &self.announcements {
+            announcements.announce(barrier);
+            self.news = true;
+        }
+    }
+
+    /// From now on, or until now, what is sent may go into the reserve.
+    pub fn overtake(&mut self, yes: bool) {
+        self.overtakes = yes;
     }
 
     /// Sends one element, after those that stall.
@@ -82,12 +113,9 @@ impl Output {
             self.stalled.push_back(element);
             return Flow::Full;
         }
-        match self.ring.push(element) {
-            Ok(()) => {
-                self.news = true;
-                Flow::Ready
-            }
-            Err(rtrb::PushError::Full(element)) => {
+        match self.push(element) {
+            Ok(()) => Flow::Ready,
+            Err(element) => {
                 self.stalled.push_back(element);
                 Flow::Full
             }
@@ -97,15 +125,21 @@ impl Output {
     /// Moves on what stalls.
     pub fn resume(&mut self) -> Flow {
         while let Some(element) = self.stalled.pop_front() {
-            match self.ring.push(element) {
-                Ok(()) => self.news = true,
-                Err(rtrb::PushError::Full(element)) => {
-                    self.stalled.push_front(element);
-                    return Flow::Full;
-                }
+            if let Err(element) = self.push(element) {
+                self.stalled.push_front(element);
+                return Flow::Full;
             }
         }
         Flow::Ready
+    }
+
+    fn push(&mut self, element: Element) -> Result<(), Element> {
+        if !self.overtakes && self.ring.slots() <= RESERVE {
+            return Err(element);
+        }
+        self.ring.push(element).map_err(|rtrb::PushError::Full(element)| element)?;
+        self.news = true;
+        Ok(())
     }
 
     /// An empty batch: one that came back, else a new one.
@@ -129,7 +163,33 @@ impl Input {
     pub fn receive(&mut self) -> Option<Element> {
         let element = self.ring.pop().ok()?;
         self.news = true;
+        self.taken += 1;
         Some(element)
+    }
+
+    /// How many elements were taken: the number of the next one.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Looks at the elements that wait, without taking them, from number `from` on, until `see` says stop. Gives the number of the
+    /// first one that was not seen.
+    pub fn look(&mut self, from: u64, mut see: impl FnMut(&Element) -> ControlFlow<()>) -> u64 {
+        let from = from.max(self.taken);
+        let skip = usize::try_from(from - self.taken).unwrap_or(usize::MAX);
+        let waiting = self.ring.slots();
+        // Dropping the chunk leaves everything in the ring.
+        let Ok(chunk) = self.ring.read_chunk(waiting) else { return from };
+        let (first, second) = chunk.as_slices();
+        let mut next = from;
+        for element in first.iter().chain(second).skip(skip) {
+            next += 1;
+            if see(element).is_break() {
+                break;
+            }
+        }
+        next
     }
 
     /// Whether an element waits.
@@ -167,10 +227,15 @@ impl fmt::Debug for Input {
 mod tests {
     use super::*;
     use crate::channel::Barrier;
+    use crate::checkpoint::BarrierKind;
     use crate::types::{CheckpointId, Timestamp};
 
     fn barrier(id: u64) -> Element {
-        Element::Barrier(Barrier { checkpoint: CheckpointId(id), triggered: Timestamp(0) })
+        Element::Barrier(Barrier {
+            checkpoint: CheckpointId(id),
+            triggered: Timestamp(0),
+            kind: BarrierKind::Aligned,
+        })
     }
 
     fn id(element: Option<Element>) -> Option<u64> {
@@ -193,6 +258,56 @@ mod tests {
         assert_eq!(id(input.receive()), Some(2));
         assert_eq!(output.resume(), Flow::Ready);
         assert_eq!([id(input.receive()), id(input.receive()), id(input.receive())], [Some(3), Some(4), None]);
+    }
+
+    #[test]
+    fn a_look_takes_nothing_and_goes_on_where_the_last_one_stopped() {
+        let (mut output, mut input) = channel(3, Arc::default(), Arc::default());
+        let seen = |input: &mut Input, from, stop_at: u64| {
+            let mut seen = Vec::new();
+            let next = input.look(from, |element| {
+                let Element::Barrier(barrier) = element else { panic!("a barrier") };
+                seen.push(barrier.checkpoint.0);
+                if barrier.checkpoint.0 == stop_at {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            (seen, next)
+        };
+        assert_eq!(seen(&mut input, 0, 9), (vec![], 0));
+        // Round the end of the ring.
+        for i in 1..=2 {
+            assert_eq!(output.send(barrier(i)), Flow::Ready);
+            assert_eq!(id(input.receive()), Some(i));
+        }
+        for i in 3..=5 {
+            assert_eq!(output.send(barrier(i)), Flow::Ready);
+        }
+        assert_eq!(seen(&mut input, 0, 9), (vec![3, 4, 5], 5));
+        assert_eq!(seen(&mut input, 0, 4), (vec![3, 4], 4));
+        assert_eq!(seen(&mut input, 4, 9), (vec![5], 5));
+        assert_eq!(id(input.receive()), Some(3));
+        assert_eq!(output.send(barrier(6)), Flow::Ready);
+        assert_eq!(seen(&mut input, 5, 9), (vec![6], 6));
+        assert_eq!(input.taken(), 3);
+    }
+
+    #[test]
+    fn what_overtakes_finds_room_in_a_full_channel() {
+        let (mut output, mut input) = channel(1, Arc::default(), Arc::default());
+        assert_eq!(output.send(barrier(1)), Flow::Ready);
+        output.overtake(true);
+        assert_eq!(output.send(barrier(2)), Flow::Ready);
+        assert_eq!(output.send(barrier(3)), Flow::Ready);
+        assert_eq!(output.send(barrier(4)), Flow::Full, "the reserve is bounded, too");
+        output.overtake(false);
+        for i in 1..=3 {
+            assert_eq!(id(input.receive()), Some(i));
+            assert_eq!(output.resume(), if i < 3 { Flow::Full } else { Flow::Ready }, "after {i}");
+        }
+        assert_eq!(id(input.receive()), Some(4));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The end of a chain: records into one buffer per channel, full buffers into the channels.
 
-use super::{Batch, Element, Flow, Output, Partitioner, batch_capacity};
+use super::{Barrier, Batch, Element, Flow, Output, Partitioner, batch_capacity};
 use crate::error::Result;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -31,6 +31,19 @@ pub trait Route<T>: 'static {
         self.flush();
         for output in self.outputs() {
             let _ = output.send(element());
+        }
+    }
+
+    /// Sends what is buffered, then a barrier through every channel; one that may overtake is announced.
+    fn send_barrier(&mut self, barrier: Barrier) {
+        if barrier.kind.overtakes_from().is_none() {
+            return self.broadcast(|| Element::Barrier(barrier));
+        }
+        self.outputs().iter_mut().for_each(|output| output.overtake(true));
+        self.broadcast(|| Element::Barrier(barrier));
+        for output in self.outputs() {
+            output.overtake(false);
+            output.announce(barrier);
         }
     }
 

@@ -1,20 +1,25 @@
-//! Alignment: when a subtask with several inputs snapshots, as a pure state machine over channel indices.
-//!
-//! After the barrier of a checkpoint has come through a channel, that channel is blocked until the barrier has come through
-//! all the others: what the subtask has then processed is exactly what lies before the barriers (Carbone et al. 2015,
-//! "Lightweight Asynchronous Snapshots"; Flink's `SingleCheckpointBarrierHandler`, aligned).
+//! When a subtask with several inputs snapshots, as pure state machines over channel indices: one for exactly-once, one for
+//! at-least-once.
 
-use crate::types::CheckpointId;
+mod exactly_once;
+mod tracker;
 
-/// What came through a channel.
+use super::{Barrier, CheckpointingMode};
+use crate::types::{CheckpointId, Monotonic};
+use exactly_once::ExactlyOnce;
+use tracker::Tracker;
+
+/// What came through a channel, or is known of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AlignmentEvent {
-    /// A barrier.
+    /// A barrier that may overtake is on its way in some channel. Only a hint: the barrier itself says the same.
+    Announced(Barrier),
+    /// A barrier. Seen in the channel is as good as taken from it, if all that is before it has been captured for its checkpoint.
     Barrier {
         /// Through which channel.
         channel: usize,
-        /// Of which checkpoint.
-        checkpoint: CheckpointId,
+        /// The barrier.
+        barrier: Barrier,
     },
     /// The mark that a checkpoint will not come through this channel.
     Cancel {
@@ -28,6 +33,8 @@ pub enum AlignmentEvent {
         /// Which channel.
         channel: usize,
     },
+    /// The [`deadline`](Alignment::deadline) may have come. Early or repeated does no harm.
+    Timer,
 }
 
 /// What to do about it, in order.
@@ -38,8 +45,13 @@ pub enum AlignmentAction {
     /// Take from this channel again.
     Resume(usize),
     /// Snapshot now, before anything else is taken.
-    Snapshot(CheckpointId),
-    /// This checkpoint is not taken here.
+    Snapshot(Barrier),
+    /// Snapshot now, before anything else is taken, although records from before the barriers are still in channels. They
+    /// belong to the snapshot: those of every channel that [captures](Alignment::captures), up to its barrier.
+    SnapshotUnaligned(Barrier),
+    /// The barriers of all channels have come: the records in flight that belong to this snapshot are all captured.
+    Captured(CheckpointId),
+    /// This checkpoint is not taken here. If its snapshot was, what was captured so far is worth nothing.
     Abort(CheckpointId, AbortReason),
 }
 
@@ -54,123 +66,60 @@ pub enum AbortReason {
 
 /// The alignment of one subtask's channels.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Alignment {
-    channels: Vec<Channel>,
-    /// The newest checkpoint seen. It only grows.
-    current: Option<CheckpointId>,
-    /// Whether the newest checkpoint still waits for barriers.
-    pending: bool,
-}
+pub struct Alignment(Mode);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-struct Channel {
-    ended: bool,
-    blocked: bool,
-    /// Whether the pending checkpoint waits for this channel.
-    awaited: bool,
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Mode {
+    ExactlyOnce(ExactlyOnce),
+    AtLeastOnce(Tracker),
 }
 
 impl Alignment {
     /// For this many open channels.
     #[must_use]
-    pub fn new(channels: usize) -> Self {
-        Self { channels: vec![Channel::default(); channels], current: None, pending: false }
+    pub fn new(channels: usize, mode: CheckpointingMode) -> Self {
+        Self(match mode {
+            CheckpointingMode::ExactlyOnce => Mode::ExactlyOnce(ExactlyOnce::new(channels)),
+            CheckpointingMode::AtLeastOnce => Mode::AtLeastOnce(Tracker::new(channels)),
+        })
     }
 
     /// Whether nothing may be taken from `channel`.
     #[inline]
     #[must_use]
     pub fn is_blocked(&self, channel: usize) -> bool {
-        self.channels.get(channel).is_some_and(|channel| channel.blocked)
+        match &self.0 {
+            Mode::ExactlyOnce(alignment) => alignment.is_blocked(channel),
+            Mode::AtLeastOnce(_) => false,
+        }
+    }
+
+    /// Whether what is in `channel` before its next barrier belongs to a snapshot that has been taken.
+    #[must_use]
+    pub fn captures(&self, channel: usize) -> bool {
+        match &self.0 {
+            Mode::ExactlyOnce(alignment) => alignment.captures(channel),
+            Mode::AtLeastOnce(_) => false,
+        }
+    }
+
+    /// When to send [`AlignmentEvent::Timer`], if ever.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Monotonic> {
+        match &self.0 {
+            Mode::ExactlyOnce(alignment) => alignment.deadline(),
+            Mode::AtLeastOnce(_) => None,
+        }
     }
 
     /// Takes an event. Events of a blocked channel must not be given; an unknown channel is ignored.
-    pub fn on(&mut self, event: AlignmentEvent) -> Vec<AlignmentAction> {
+    pub fn on(&mut self, event: AlignmentEvent, now: Monotonic) -> Vec<AlignmentAction> {
         let mut actions = Vec::new();
-        match event {
-            AlignmentEvent::Barrier { channel, checkpoint } => {
-                self.on_barrier(channel, checkpoint, &mut actions)
-            }
-            AlignmentEvent::Cancel { channel: _, checkpoint } => self.on_cancel(checkpoint, &mut actions),
-            AlignmentEvent::End { channel } => self.on_end(channel, &mut actions),
+        match &mut self.0 {
+            Mode::ExactlyOnce(alignment) => alignment.on(event, now, &mut actions),
+            Mode::AtLeastOnce(tracker) => tracker.on(event, &mut actions),
         }
         actions
-    }
-
-    fn on_barrier(&mut self, channel: usize, checkpoint: CheckpointId, actions: &mut Vec<AlignmentAction>) {
-        if channel >= self.channels.len() {
-            return;
-        }
-        let is_current = self.current == Some(checkpoint);
-        if self.current.is_some_and(|current| checkpoint < current) || (is_current && !self.pending) {
-            actions.push(AlignmentAction::Resume(channel));
-            return;
-        }
-        if !is_current {
-            self.give_up_pending(actions);
-            self.current = Some(checkpoint);
-            self.pending = true;
-            for channel in &mut self.channels {
-                channel.awaited = !channel.ended;
-            }
-        }
-        // A single channel has nobody to wait for.
-        let waits = self.channels.len() > 1;
-        if let Some(state) = self.channels.get_mut(channel) {
-            if !std::mem::take(&mut state.awaited) {
-                return;
-            }
-            state.blocked = waits;
-            if waits {
-                actions.push(AlignmentAction::Block(channel));
-            }
-        }
-        self.snapshot_if_complete(actions);
-    }
-
-    fn on_cancel(&mut self, checkpoint: CheckpointId, actions: &mut Vec<AlignmentAction>) {
-        let is_current = self.current == Some(checkpoint);
-        if self.current.is_some_and(|current| checkpoint < current) || (is_current && !self.pending) {
-            return;
-        }
-        // An older pending checkpoint ends without an abort of its own: the newer one's tells enough.
-        self.resume_all(actions);
-        self.current = Some(checkpoint);
-        self.pending = false;
-        actions.push(AlignmentAction::Abort(checkpoint, AbortReason::Cancelled));
-    }
-
-    fn on_end(&mut self, channel: usize, actions: &mut Vec<AlignmentAction>) {
-        let Some(state) = self.channels.get_mut(channel) else { return };
-        *state = Channel { ended: true, blocked: false, awaited: false };
-        if self.pending {
-            self.snapshot_if_complete(actions);
-        }
-    }
-
-    fn snapshot_if_complete(&mut self, actions: &mut Vec<AlignmentAction>) {
-        if self.channels.iter().any(|channel| channel.awaited) {
-            return;
-        }
-        self.pending = false;
-        actions.extend(self.current.map(AlignmentAction::Snapshot));
-        self.resume_all(actions);
-    }
-
-    fn give_up_pending(&mut self, actions: &mut Vec<AlignmentAction>) {
-        if self.pending {
-            self.resume_all(actions);
-            actions
-                .extend(self.current.map(|current| AlignmentAction::Abort(current, AbortReason::Subsumed)));
-        }
-    }
-
-    fn resume_all(&mut self, actions: &mut Vec<AlignmentAction>) {
-        for (index, channel) in self.channels.iter_mut().enumerate() {
-            if std::mem::take(&mut channel.blocked) {
-                actions.push(AlignmentAction::Resume(index));
-            }
-        }
     }
 }
 

@@ -333,7 +333,14 @@ impl<S: Clone> Coordinator<S> {
         match result {
             Ok(()) => {
                 let attempt = pending.attempt;
-                out.push(Action::Trigger { checkpoint: id, attempt, subtasks: self.sources.clone() });
+                // A final checkpoint ends the job only if nothing is in flight any more.
+                let must_align = pending.savepoint || pending.asker == Asker::End;
+                out.push(Action::Trigger {
+                    checkpoint: id,
+                    attempt,
+                    subtasks: self.sources.clone(),
+                    must_align,
+                });
             }
             Err(reason) => self.abort(id, &reason, None, now, out),
         }

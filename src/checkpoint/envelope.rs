@@ -177,10 +177,36 @@ pub fn encode<T: Serialize>(format: Format, value: &T) -> Result<Vec<u8>, Format
 /// Any [`FormatError`].
 pub fn decode<T: DeserializeOwned>(format: Format, bytes: &[u8]) -> Result<T, FormatError> {
     let (_, payload) = unseal(format, bytes)?;
-    match postcard::take_from_bytes(payload) {
-        Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => Err(FormatError::Malformed(format!("{} bytes too many", rest.len()))),
-        Err(error) => Err(FormatError::Malformed(error.to_string())),
+    parse(payload)
+}
+
+/// Decodes the whole of a payload.
+///
+/// # Errors
+/// [`FormatError::Malformed`].
+pub fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FormatError> {
+    let (value, rest) = parse_front(payload)?;
+    check_end(rest)?;
+    Ok(value)
+}
+
+/// Decodes the front of a payload, and gives the rest.
+///
+/// # Errors
+/// [`FormatError::Malformed`].
+pub fn parse_front<T: DeserializeOwned>(payload: &[u8]) -> Result<(T, &[u8]), FormatError> {
+    postcard::take_from_bytes(payload).map_err(|error| FormatError::Malformed(error.to_string()))
+}
+
+/// Checks that nothing is left of a payload.
+///
+/// # Errors
+/// [`FormatError::Malformed`].
+pub fn check_end(rest: &[u8]) -> Result<(), FormatError> {
+    if rest.is_empty() {
+        Ok(())
+    } else {
+        Err(FormatError::Malformed(format!("{} bytes too many", rest.len())))
     }
 }
 

@@ -137,6 +137,8 @@ pub enum Action<S> {
         attempt: Attempt,
         /// The sources.
         subtasks: Vec<SubtaskId>,
+        /// Whether its barriers may not overtake records, whatever the job's mode: savepoints and final checkpoints.
+        must_align: bool,
     },
     /// Write the manifest and append to the log, then tell [`Event::Persisted`]. Never two at a time.
     Persist {

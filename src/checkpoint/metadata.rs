@@ -27,12 +27,20 @@ pub struct Manifest {
     pub finished: bool,
     /// State by operator, in order of uid.
     pub operators: Vec<OperatorState>,
+    /// Records that were in flight, by edge, in order of its name. Only a checkpoint whose barriers overtook records has any.
+    #[serde(skip)]
+    pub in_flight: Vec<EdgeState>,
 }
 
 impl Manifest {
     /// The file format. A change that an older reader would misread is a new version.
     ///
-    /// Version 2 knows [`Distribution::Union`]. What does without is written as version 1, which older programs read.
+    /// | version | content |
+    /// |---|---|
+    /// | 1 | all but `in_flight`, and no [`Distribution::Union`] |
+    /// | 2 | the same with [`Distribution::Union`]; then `in_flight`, unless it is empty |
+    ///
+    /// What does without either is written as version 1, which older programs read.
     pub const FORMAT: Format = Format { kind: *b"MANI", version: 2 };
 
     /// The bytes of the manifest's file.
@@ -42,6 +50,9 @@ impl Manifest {
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
         let mut lists =
             self.operators.iter().flat_map(|operator| &operator.subtasks).flat_map(|subtask| &subtask.lists);
+        if !self.in_flight.is_empty() {
+            return envelope::encode(Self::FORMAT, &(self, &self.in_flight));
+        }
         let version = if lists.any(|list| list.distribution == Distribution::Union) { 2 } else { 1 };
         envelope::encode(Format { version, ..Self::FORMAT }, self)
     }
@@ -51,7 +62,13 @@ impl Manifest {
     /// # Errors
     /// Any [`FormatError`]: empty, cut short, foreign, of another kind, damaged, newer, or without sense.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        let manifest: Self = envelope::decode(Self::FORMAT, bytes)?;
+        let (version, payload) = envelope::unseal(Self::FORMAT, bytes)?;
+        let (mut manifest, rest): (Self, &[u8]) = envelope::parse_front(payload)?;
+        if version > 1 && !rest.is_empty() {
+            manifest.in_flight = envelope::parse(rest)?;
+        } else {
+            envelope::check_end(rest)?;
+        }
         // Read by serde, so not yet checked: 0 groups would be divided by.
         MaxParallelism::new(manifest.max_parallelism.get())
             .map_err(|error| FormatError::Malformed(error.to_string()))?;
@@ -60,10 +77,11 @@ impl Manifest {
 
     /// All parts of files that it refers to.
     pub fn segments(&self) -> impl Iterator<Item = &Segment> {
-        self.operators.iter().flat_map(|operator| &operator.subtasks).flat_map(|subtask| {
+        let states = self.operators.iter().flat_map(|operator| &operator.subtasks).flat_map(|subtask| {
             let keyed = subtask.keyed.iter().flat_map(|state| &state.groups).map(|group| &group.at);
             keyed.chain(subtask.lists.iter().filter_map(|state| state.at.as_ref()))
-        })
+        });
+        states.chain(self.in_flight.iter().flat_map(|edge| &edge.channels).map(|channel| &channel.at))
     }
 }
 
@@ -149,6 +167,33 @@ pub struct StateSchema {
     pub key: String,
     /// Shape of the value in serde's terms.
     pub value: String,
+}
+
+/// Records that were in flight along one edge.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EdgeState {
+    /// The edge, named after the operator before it.
+    pub edge: String,
+    /// What its records are.
+    pub schema: StateSchema,
+    /// How many subtasks it led to.
+    pub parallelism: u32,
+    /// Channels that held records, in order.
+    pub channels: Vec<ChannelState>,
+}
+
+/// Records that were in flight in one channel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ChannelState {
+    /// The subtask that had sent them.
+    pub from: SubtaskIndex,
+    /// The subtask they were sent to.
+    pub to: SubtaskIndex,
+    /// How many.
+    pub records: u64,
+    /// Where they are, in the order in which they were sent, batch by batch: the number of records, as `u32` little-endian; a byte that is
+    /// 1 if hashes of keys follow, one per record, as `u64` little-endian, and 0 if not; and the records as a list in postcard.
+    pub at: Segment,
 }
 
 /// A part of a file.

@@ -1,6 +1,7 @@
 //! The checkpoint protocol as plain state machines and data: no I/O, no clock, no runtime.
 
 mod alignment;
+mod barrier;
 mod completed;
 mod coordinator;
 pub mod duration_text;
@@ -16,6 +17,7 @@ mod settings;
 mod statistics;
 
 pub use alignment::{AbortReason, Alignment, AlignmentAction, AlignmentEvent};
+pub use barrier::{Barrier, BarrierKind};
 pub use completed::{CompletedCheckpoint, OperatorSummary, StateSummary};
 pub use coordinator::Coordinator;
 pub use events::{Action, Event, PersistFailure};
@@ -23,7 +25,7 @@ pub use failures::{CheckpointFailure, FailureReason};
 pub use notifications::Notifications;
 pub use request::{RequestId, RequestKind};
 pub use retention::{JobEnd, deleted_at_end};
-pub use settings::{Checkpointing, Retention};
+pub use settings::{Checkpointing, CheckpointingMode, Retention};
 pub use statistics::{
     CheckpointCounts, CheckpointOutcome, CheckpointRecord, CheckpointStatistics, CheckpointSummary,
     RestoredCheckpoint, SnapshotReport, StatisticsTracker, SubtaskRecord, Summary,

@@ -1,6 +1,7 @@
 //! When and how checkpoints are taken, as plain data.
 
-use super::duration_text;
+use super::{BarrierKind, duration_text};
+use crate::types::Monotonic;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -25,6 +26,10 @@ const SHORTEST: Duration = Duration::from_millis(10);
 pub struct Checkpointing {
     #[serde(with = "duration_text")]
     interval: Duration,
+    mode: CheckpointingMode,
+    unaligned: bool,
+    #[serde(with = "duration_text")]
+    aligned_timeout: Duration,
     #[serde(with = "duration_text")]
     min_pause: Duration,
     #[serde(with = "duration_text")]
@@ -34,6 +39,17 @@ pub struct Checkpointing {
     retain: u32,
     on_cancellation: Retention,
     history: u32,
+}
+
+/// What state is after a failure (Flink's `CheckpointingMode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckpointingMode {
+    /// As if every record had been processed once. The default.
+    #[default]
+    ExactlyOnce,
+    /// As if every record had been processed once or more: none is lost, some may count again.
+    AtLeastOnce,
 }
 
 /// What becomes of the completed checkpoints when the job ends; the whole table is at
@@ -55,6 +71,9 @@ impl Default for Checkpointing {
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(10),
+            mode: CheckpointingMode::default(),
+            unaligned: false,
+            aligned_timeout: Duration::ZERO,
             min_pause: Duration::ZERO,
             timeout: Duration::from_secs(600),
             max_concurrent: 1,
@@ -73,6 +92,40 @@ impl Checkpointing {
     #[must_use]
     pub fn every(interval: Duration) -> Self {
         Self { interval, ..Self::default() }
+    }
+
+    /// Barriers are counted and hold nothing back: [`CheckpointingMode::AtLeastOnce`]. Default: exactly once.
+    ///
+    /// A subtask with several inputs never waits for the slowest of them, so latency stays even. The price is that after a failure
+    /// some records count twice in its state, and what sinks commit holds them twice. For state that does not mind, such as a
+    /// maximum or a last value. Where what hurts is back-pressure, [`unaligned`](Self::unaligned) does as well and stays exact.
+    #[must_use]
+    pub fn at_least_once(mut self) -> Self {
+        self.mode = CheckpointingMode::AtLeastOnce;
+        self
+    }
+
+    /// Barriers overtake the records before them, which become part of the checkpoint. Default: they wait their turn (*aligned*).
+    ///
+    /// A checkpoint then takes about the same short time however full the channels are, where an aligned one takes as long as
+    /// the records in front of its barriers. The price is that what the channels hold is copied, written, and read again at a restart:
+    /// at most their depth, times the number of channels. Only with exactly once, and with one checkpoint at a time. The final
+    /// checkpoint always aligns. Start with aligned; where back-pressure makes checkpoints slow, with
+    /// [`aligned_timeout`](Self::aligned_timeout). Source: Flink's `execution.checkpointing.unaligned.enabled`.
+    #[must_use]
+    pub fn unaligned(mut self) -> Self {
+        self.unaligned = true;
+        self
+    }
+
+    /// Barriers wait their turn at first; those of a checkpoint that is older than this overtake from then on, as with
+    /// [`unaligned`](Self::unaligned), which this implies. Default 0: at once. Short and little is gained over `unaligned`; long and checkpoints
+    /// under back-pressure take that much longer. Start with 1 s, well below [`timeout`](Self::timeout). The time counts from the
+    /// creation of the checkpoint. Source: Flink's `execution.checkpointing.aligned-checkpoint-timeout`.
+    #[must_use]
+    pub fn aligned_timeout(mut self, timeout: Duration) -> Self {
+        self.aligned_timeout = timeout;
+        self.unaligned()
     }
 
     /// The least time from the completion of one checkpoint to the next periodic one. Default 0. Keeps a job whose checkpoints are
@@ -148,6 +201,34 @@ impl Checkpointing {
         self.interval.max(self.min_pause)
     }
 
+    /// See [`at_least_once`](Self::at_least_once).
+    #[must_use]
+    pub fn get_mode(&self) -> CheckpointingMode {
+        self.mode
+    }
+
+    /// See [`unaligned`](Self::unaligned).
+    #[must_use]
+    pub fn is_unaligned(&self) -> bool {
+        self.unaligned
+    }
+
+    /// See [`aligned_timeout`](Self::aligned_timeout).
+    #[must_use]
+    pub fn get_aligned_timeout(&self) -> Duration {
+        self.aligned_timeout
+    }
+
+    /// What the barriers of a checkpoint that is created now may do.
+    #[must_use]
+    pub fn barrier_kind(&self, now: Monotonic) -> BarrierKind {
+        match (self.unaligned, self.aligned_timeout) {
+            (false, _) => BarrierKind::Aligned,
+            (true, Duration::ZERO) => BarrierKind::Unaligned,
+            (true, timeout) => BarrierKind::AlignedUntil(now.after(timeout)),
+        }
+    }
+
     /// See [`min_pause`](Self::min_pause).
     #[must_use]
     pub fn get_min_pause(&self) -> Duration {
@@ -205,6 +286,25 @@ impl Checkpointing {
                 faults.push(format!("checkpointing: {name} is {value}: give at least 1"));
             }
         }
+        if self.unaligned && self.mode == CheckpointingMode::AtLeastOnce {
+            faults.push(
+                "checkpointing: unaligned goes with exactly once only, as at least once nothing waits for a barrier: drop either"
+                    .into(),
+            );
+        }
+        if self.unaligned && self.max_concurrent > 1 {
+            faults.push(format!(
+                "checkpointing: max_concurrent is {}, and unaligned checkpoints are taken one at a time, as each holds what is in \
+                 flight: give 1",
+                self.max_concurrent
+            ));
+        }
+        if !self.unaligned && self.aligned_timeout > Duration::ZERO {
+            let timeout = duration_text::format(self.aligned_timeout);
+            faults.push(format!(
+                "checkpointing: aligned_timeout is {timeout}, and nothing happens then unless `unaligned` is set: set it, or give 0"
+            ));
+        }
         faults
     }
 }
@@ -246,6 +346,39 @@ mod tests {
     }
 
     #[test]
+    fn s2_8_what_does_not_go_with_unaligned_is_refused_with_the_reason() {
+        let only = |settings: Checkpointing| {
+            let faults = settings.faults();
+            assert_eq!(faults.len(), 1, "{faults:?}");
+            faults[0].clone()
+        };
+        let mode = only(Checkpointing::default().unaligned().at_least_once());
+        assert!(mode.contains("exactly once only"), "{mode}");
+        let many = only(Checkpointing::default().unaligned().max_concurrent(2));
+        assert!(many.contains("max_concurrent is 2") && many.contains("one at a time"), "{many}");
+        let idle = only(read([("aligned_timeout", "1s")]).unwrap());
+        assert!(idle.contains("aligned_timeout is 1s"), "{idle}");
+        for good in [
+            Checkpointing::default().unaligned(),
+            Checkpointing::default().aligned_timeout(ms(5)),
+            Checkpointing::default().at_least_once().max_concurrent(3),
+        ] {
+            assert_eq!(good.faults(), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn s6_8_the_timeout_counts_from_the_creation_and_0_is_at_once() {
+        let kind = |settings: Checkpointing| settings.barrier_kind(Monotonic(100));
+        assert_eq!(kind(Checkpointing::default()), BarrierKind::Aligned);
+        assert_eq!(kind(Checkpointing::default().at_least_once()), BarrierKind::Aligned);
+        assert_eq!(kind(Checkpointing::default().unaligned()), BarrierKind::Unaligned);
+        assert_eq!(kind(Checkpointing::default().aligned_timeout(Duration::ZERO)), BarrierKind::Unaligned);
+        let until = BarrierKind::AlignedUntil(Monotonic(130));
+        assert_eq!(kind(Checkpointing::default().aligned_timeout(ms(30))), until);
+    }
+
+    #[test]
     fn s4_6_fail_or_go_on_is_none_or_all_tolerated() {
         let tolerated =
             |fail| Checkpointing::default().fail_on_checkpoint_errors(fail).get_tolerable_failures();
@@ -262,6 +395,7 @@ mod tests {
             Checkpointing::every(ms(200)).timeout(ms(120_000)).on_cancellation(Retention::Delete)
         );
         assert_eq!(read([]).unwrap(), Checkpointing::default());
+        assert_eq!(read([("mode", "at_least_once")]).unwrap(), Checkpointing::default().at_least_once());
         let typo = read([("intervall", "200ms")]).unwrap_err().to_string();
         assert!(typo.contains("intervall") && typo.contains("min_pause"), "{typo}");
         let unit = read([("interval", "200")]).unwrap_err().to_string();
@@ -270,7 +404,11 @@ mod tests {
 
     #[test]
     fn settings_survive_a_round_trip() {
-        let settings = Checkpointing::every(ms(1_234)).min_pause(ms(5)).tolerable_failures(7).retain(2);
+        let settings = Checkpointing::every(ms(1_234))
+            .min_pause(ms(5))
+            .aligned_timeout(ms(7))
+            .tolerable_failures(7)
+            .retain(2);
         let bytes = postcard::to_stdvec(&settings).unwrap();
         assert_eq!(postcard::from_bytes::<Checkpointing>(&bytes).unwrap(), settings);
     }

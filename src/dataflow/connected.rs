@@ -3,6 +3,7 @@
 use super::graph::{Draft, OperatorKind};
 use super::operator_pipe::{HeadPipe, OperatorPipe, OperatorRecipe};
 use super::{BroadcastStream, KeyedStream, Pipe, Stream};
+use crate::channel::Record;
 use crate::error::Result;
 use crate::operator::{BroadcastInput, Inputs, KeyedInput, Operator, PlainInput, PortList, Setup, Unkeyed};
 use crate::state::Key;
@@ -79,7 +80,7 @@ impl<L: PortList> Connected<Unkeyed, L> {
     /// Joins another stream: see [`Stream::connect`].
     pub fn connect<U, Q>(self, other: Stream<U, Q>) -> Connected<Unkeyed, (PlainInput<U>, L)>
     where
-        U: Send + 'static,
+        U: Record,
         Q: Pipe<Out = U>,
     {
         self.and(other.start_new_chain().draft, PlainInput::new(), "connect")

@@ -1,6 +1,7 @@
 //! The graph as it is written down: chains that have ended, edges between them, and everything that was named.
 
 use super::ChainFactory;
+use crate::channel::{Record, RecordCodec};
 use crate::operator::{AnySink, AnySource};
 use crate::types::{EdgeId, OperatorId, Port};
 use std::fmt;
@@ -22,8 +23,12 @@ pub(crate) enum ChainParallelism {
 pub(crate) enum Exchange {
     /// Subtask i to subtask i if both sides have as many, else in turn to all.
     Forward,
-    /// Any subtask to any.
-    All,
+    /// In turn to all.
+    Rebalance,
+    /// Each to the subtask that owns its key.
+    ByKey,
+    /// Every record to every subtask.
+    Broadcast,
 }
 
 #[derive(Clone)]
@@ -31,6 +36,8 @@ pub(crate) struct EdgeNode {
     pub(crate) exchange: Exchange,
     /// For people: what goes along it.
     pub(crate) carries: String,
+    /// What its records are.
+    pub(crate) codec: RecordCodec,
 }
 
 /// An edge that leads to a chain, and to which of its inputs.
@@ -96,9 +103,9 @@ impl SharedGraph {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn edge(&self, exchange: Exchange, carries: String) -> EdgeId {
+    fn edge(&self, exchange: Exchange, carries: String, codec: RecordCodec) -> EdgeId {
         let edges = &mut self.lock().edges;
-        edges.push(EdgeNode { exchange, carries });
+        edges.push(EdgeNode { exchange, carries, codec });
         EdgeId(u32::try_from(edges.len() - 1).unwrap_or(u32::MAX))
     }
 }
@@ -133,7 +140,7 @@ impl Draft {
             outputs: Vec::new(),
             parallelism: match exchange {
                 Exchange::Forward => ChainParallelism::Like(edge),
-                Exchange::All => ChainParallelism::Default,
+                Exchange::Rebalance | Exchange::ByKey | Exchange::Broadcast => ChainParallelism::Default,
             },
             chosen: None,
             last: self.last.clone(),
@@ -190,11 +197,13 @@ impl Draft {
     }
 
     /// Ends the chain at an edge, with which another begins.
-    pub(crate) fn end_at_edge<F>(mut self, exchange: Exchange, recipe: impl FnOnce(EdgeId) -> F) -> Self
+    pub(crate) fn end_at_edge<T, F>(mut self, exchange: Exchange, recipe: impl FnOnce(EdgeId) -> F) -> Self
     where
+        T: Record,
         F: ChainFactory + 'static,
     {
-        let edge = self.graph.edge(exchange, format!("the stream after `{}`", self.last));
+        let carries = format!("the stream after `{}`", self.last);
+        let edge = self.graph.edge(exchange, carries, RecordCodec::of::<T>());
         let next = self.behind(edge, exchange);
         self.outputs.push(edge);
         self.end(Box::new(recipe(edge)));
@@ -202,8 +211,9 @@ impl Draft {
     }
 
     /// Another way out of the chain, which goes on: an edge, with which another chain begins. `what` names it for people.
-    pub(crate) fn branch(&mut self, what: impl fmt::Display) -> (EdgeId, Self) {
-        let edge = self.graph.edge(Exchange::Forward, format!("{what} `{}`", self.last));
+    pub(crate) fn branch<T: Record>(&mut self, what: impl fmt::Display) -> (EdgeId, Self) {
+        let carries = format!("{what} `{}`", self.last);
+        let edge = self.graph.edge(Exchange::Forward, carries, RecordCodec::of::<T>());
         self.outputs.push(edge);
         (edge, self.behind(edge, Exchange::Forward))
     }

@@ -42,9 +42,12 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
     /// Streams are told apart by the types of their records. Two of one type cannot be: map one to a newtype.
     ///
     /// ```
+    /// use serde::{Deserialize, Serialize};
     /// use strandline::prelude::*;
     ///
+    /// #[derive(Clone, Serialize, Deserialize)]
     /// struct Order { id: u64, amount: u32 }
+    /// #[derive(Clone, Serialize, Deserialize)]
     /// struct Payment { order: u64 }
     ///
     /// /// Emits (order, amount) when both the order and its payment are there, in whatever order they come.

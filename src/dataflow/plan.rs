@@ -1,7 +1,10 @@
 //! The plan of a job: the graph, checked and with its numbers filled in.
 
 use super::ChainFactory;
-use super::graph::{ChainNode, ChainParallelism, Exchange, Graph, InputNode, OperatorKind, OperatorNode};
+use super::graph::{
+    ChainNode, ChainParallelism, EdgeNode, Exchange, Graph, InputNode, OperatorKind, OperatorNode,
+};
+use crate::channel::RecordCodec;
 use crate::error::Error;
 use crate::operator::{Claim, Replay, StartContext};
 use crate::types::{ChainId, EdgeId, OperatorId, Port, SubtaskId, SubtaskIndex};
@@ -32,9 +35,13 @@ pub(crate) struct PlannedChain {
     pub(crate) outputs: Vec<EdgeId>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct PlannedEdge {
     pub(crate) id: EdgeId,
+    /// Its name in checkpoints: what it carries, and if several carry the same, which of them.
+    pub(crate) name: String,
+    pub(crate) exchange: Exchange,
+    pub(crate) codec: RecordCodec,
     /// Subtask i to subtask i, instead of each to each.
     pub(crate) pointwise: bool,
 }
@@ -71,16 +78,22 @@ fn subtasks_of(chain: &ChainNode, graph: &Graph, default: u32) -> u32 {
 
 impl Plan {
     /// Checks the graph and resolves its numbers. All faults are reported, not just the first.
+    ///
+    /// `keeps_in_flight`: whether checkpoints hold the records on their way.
     pub(crate) fn of(
         graph: &Graph,
         parallelism: u32,
         takes_checkpoints: bool,
+        keeps_in_flight: bool,
         faults: &mut Vec<String>,
     ) -> Self {
         faults.extend(graph.faults.iter().cloned());
         check_names(graph, faults);
         if takes_checkpoints {
             check_replay(graph, faults);
+        }
+        if keeps_in_flight {
+            check_records(graph, faults);
         }
         let mut chains = Vec::new();
         for (index, node) in graph.chains.iter().enumerate() {
@@ -102,7 +115,14 @@ impl Plan {
                 let from = chains.iter().find(|chain| chain.outputs.contains(&id));
                 let to = chains.iter().find(|chain| chain.port_of(id).is_some());
                 let as_many = from.map(|chain| chain.parallelism) == to.map(|chain| chain.parallelism);
-                PlannedEdge { id, pointwise: edge.exchange == Exchange::Forward && as_many }
+                let EdgeNode { exchange, ref carries, codec } = *edge;
+                let same = graph.edges.iter().take(id.0 as usize).filter(|other| other.carries == *carries);
+                let name = match same.count() {
+                    0 => carries.clone(),
+                    before => format!("{carries} ({})", before + 1),
+                };
+                let pointwise = exchange == Exchange::Forward && as_many;
+                PlannedEdge { id, name, exchange, codec, pointwise }
             })
             .collect();
         let factories = graph.chains.iter().map(|node| node.factory.boxed()).collect();
@@ -117,6 +137,11 @@ impl Layout {
             (0..chain.parallelism)
                 .map(move |i| (chain, SubtaskId { chain: chain.id, index: SubtaskIndex(i) }))
         })
+    }
+
+    /// The chain that an edge leads to, and which of its inputs.
+    pub(crate) fn consumer_of(&self, edge: EdgeId) -> Option<(&PlannedChain, Port)> {
+        self.chains.iter().find_map(|chain| Some((chain, chain.port_of(edge)?)))
     }
 
     /// The name of a chain, for people.
@@ -196,6 +221,18 @@ fn check_replay(graph: &Graph, faults: &mut Vec<String>) {
                  `.replay_in_process(limit)`, read from a source that can replay, or set neither `checkpointing` nor \
                  `storage`",
                 operator.id
+            ));
+        }
+    }
+}
+
+fn check_records(graph: &Graph, faults: &mut Vec<String>) {
+    for edge in &graph.edges {
+        if let Err(why) = edge.codec.check() {
+            let carries = &edge.carries;
+            faults.push(format!(
+                "records of {carries} cannot be stored, as unaligned checkpoints do with those on their way: {why}; or let \
+                 checkpoints align"
             ));
         }
     }

@@ -7,6 +7,7 @@ use super::pipe::{
     Pipe, Recipe, RoundRobinTail, SinkTail, SourcePipe, SplitPipe, TeePipe, TryMapPipe,
 };
 use super::{Connected, KeyedStream};
+use crate::channel::Record;
 use crate::error::Result;
 use crate::operator::{
     BroadcastInput, Handler, Operator, OutputTag, PlainInput, Setup, Sink, SinkEnd, Source, SourceEnd,
@@ -144,14 +145,14 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
     /// A side output is held back and checkpointed like the main one: a slow consumer of the one holds both back. One that is
     /// not taken drops its records. It is an error of the program, when the operator is made, that its factory does not declare the side
     /// output, or with another type; and at the start that one is taken twice (use [`tee`](Self::tee)).
-    pub fn side_output<U: Send + 'static>(
+    pub fn side_output<U: Record>(
         mut self,
         tag: &OutputTag<U>,
     ) -> (Stream<T, impl OperatorPipe<Out = T, Operator = P::Operator>>, Stream<U>)
     where
         P: OperatorPipe,
     {
-        let (edge, side) = self.draft.branch(format_args!("side output `{}` of", tag.name()));
+        let (edge, side) = self.draft.branch::<U>(format_args!("side output `{}` of", tag.name()));
         if self.pipe.sides().iter().any(|taken| taken.name() == tag.name()) {
             let fault = format!(
                 "side output `{}` of `{}` is taken twice: take it once, and copy the stream with `.tee()`",
@@ -187,10 +188,10 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
     pub fn split<A, B, F>(mut self, f: F) -> (Stream<A, impl Pipe<Out = A>>, Stream<B>)
     where
         A: 'static,
-        B: Send + 'static,
+        B: Record,
         F: Fn(T) -> std::result::Result<A, B> + Clone + Send + 'static,
     {
-        let (edge, side) = self.draft.branch("the `Err` side of `split` after");
+        let (edge, side) = self.draft.branch::<B>("the `Err` side of `split` after");
         let pipe = SplitPipe { up: self.pipe, f, edge, to: PhantomData };
         (Stream::new(self.draft, pipe), Stream::new(side, Edge::new()))
     }
@@ -215,9 +216,9 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
     /// ```
     pub fn tee(mut self) -> (Stream<T, impl Pipe<Out = T>>, Stream<T>)
     where
-        T: Clone + Send,
+        T: Record,
     {
-        let (edge, side) = self.draft.branch("the copy by `tee` after");
+        let (edge, side) = self.draft.branch::<T>("the copy by `tee` after");
         let pipe = TeePipe { up: self.pipe, edge };
         (Stream::new(self.draft, pipe), Stream::new(side, Edge::new()))
     }
@@ -258,33 +259,33 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
     /// a pure function of the record; it is called on both sides of the exchange.
     pub fn key_by<K, F>(self, key: F) -> KeyedStream<K, T>
     where
-        T: Send,
+        T: Record,
         K: Key,
         F: Fn(&T) -> K + Clone + Send + 'static,
     {
         let keyer = Box::new(key.clone());
         let recipe = |edge| Recipe { pipe: self.pipe, tail: ByKeyTail { key, edge } };
-        KeyedStream { draft: self.draft.end_at_edge(Exchange::All, recipe), keyer }
+        KeyedStream { draft: self.draft.end_at_edge::<T, _>(Exchange::ByKey, recipe), keyer }
     }
 
     /// Deals the records out in turn over all subtasks of the job. Use it after a source with fewer subtasks than the job, or where
     /// some subtasks get more than others. Order is kept only within what one subtask sends another.
     pub fn rebalance(self) -> Stream<T>
     where
-        T: Send,
+        T: Record,
     {
         let recipe = |edge| Recipe { pipe: self.pipe, tail: RoundRobinTail(edge) };
-        Stream::new(self.draft.end_at_edge(Exchange::All, recipe), Edge::new())
+        Stream::new(self.draft.end_at_edge::<T, _>(Exchange::Rebalance, recipe), Edge::new())
     }
 
     /// Sends every record to every subtask of what follows: plain stages, or, by
     /// [`connect_broadcast`](KeyedStream::connect_broadcast), an operator that looks at other records by the light of these.
     pub fn broadcast(self) -> BroadcastStream<T>
     where
-        T: Clone + Send,
+        T: Record,
     {
         let recipe = |edge| Recipe { pipe: self.pipe, tail: BroadcastTail(edge) };
-        Stream::new(self.draft.end_at_edge(Exchange::All, recipe), Broadcast::new())
+        Stream::new(self.draft.end_at_edge::<T, _>(Exchange::Broadcast, recipe), Broadcast::new())
     }
 
     /// Ends the chain here and begins another with as many subtasks, each fed by its counterpart, in order. What follows may run on another
@@ -296,19 +297,19 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
     #[doc(alias = "boxed")]
     pub fn start_new_chain(self) -> Stream<T>
     where
-        T: Send,
+        T: Record,
     {
         if self.pipe.is_edge() && self.draft.is_untouched() {
             return Stream::new(self.draft, Edge::new());
         }
         let recipe = |edge| Recipe { pipe: self.pipe, tail: RoundRobinTail(edge) };
-        Stream::new(self.draft.end_at_edge(Exchange::Forward, recipe), Edge::new())
+        Stream::new(self.draft.end_at_edge::<T, _>(Exchange::Forward, recipe), Edge::new())
     }
 
     /// The records of both streams, each in its own order, in no order between them. Has the job's parallelism.
     pub fn union<Q>(self, other: Stream<T, Q>) -> Stream<T>
     where
-        T: Send,
+        T: Record,
         Q: Pipe<Out = T>,
     {
         let mut left = self.start_new_chain();
@@ -325,8 +326,8 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
         other: Stream<U, Q>,
     ) -> Connected<Unkeyed, (PlainInput<U>, (PlainInput<T>, ()))>
     where
-        T: Send,
-        U: Send + 'static,
+        T: Record,
+        U: Record,
         Q: Pipe<Out = U>,
     {
         let mut draft = self.start_new_chain().draft;
@@ -343,7 +344,7 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
         other: BroadcastStream<U>,
     ) -> Connected<Unkeyed, (BroadcastInput<U>, (PlainInput<T>, ()))>
     where
-        T: Send,
+        T: Record,
         U: 'static,
     {
         let draft = self.start_new_chain().draft;

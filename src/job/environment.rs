@@ -34,6 +34,7 @@ pub struct EnvironmentBuilder {
     parallelism: Option<u32>,
     max_parallelism: Option<u32>,
     workers: Option<usize>,
+    channel_depth: Option<u32>,
     checkpointing: Option<Checkpointing>,
     storage: Option<Arc<dyn Storage>>,
     restart: Option<Restart>,
@@ -63,6 +64,15 @@ impl EnvironmentBuilder {
     /// How many threads the subtasks share. Default: the number of cores, at most as many as the widest chain has subtasks.
     pub fn workers(mut self, threads: usize) -> Self {
         self.workers = Some(threads);
+        self
+    }
+
+    /// How many batches, of up to 1024 records each, a channel between two subtasks holds. Default: 8; at least 1. More evens out a
+    /// consumer that is slow now and then, and costs memory, latency under back-pressure, and the time of an aligned checkpoint, which
+    /// waits for what is in front of its barriers; with much deeper channels take
+    /// [unaligned](Checkpointing::unaligned) ones. Start with 8. Source: Flink's `taskmanager.network.memory.buffers-per-channel`.
+    pub fn channel_depth(mut self, batches: u32) -> Self {
+        self.channel_depth = Some(batches);
         self
     }
 
@@ -169,6 +179,9 @@ impl EnvironmentBuilder {
         faults.extend(self.restart.as_ref().map(Restart::faults).unwrap_or_default());
         if self.parallelism == Some(0) {
             faults.push("parallelism is 0: it must be at least 1".into());
+        }
+        if self.channel_depth == Some(0) {
+            faults.push("channel_depth is 0: it must be at least 1".into());
         }
         if self.workers == Some(0) {
             faults.push("workers is 0: it must be at least 1".into());
@@ -342,7 +355,10 @@ impl Environment {
         let settings = &self.settings;
         let mut faults = Vec::new();
         let takes_checkpoints = settings.storage.is_some() || settings.checkpointing.is_some();
-        let plan = Plan::of(&self.graph.lock(), self.parallelism(), takes_checkpoints, &mut faults);
+        let keeps_in_flight = settings.checkpointing.as_ref().is_some_and(Checkpointing::is_unaligned);
+        let graph = self.graph.lock();
+        let plan = Plan::of(&graph, self.parallelism(), takes_checkpoints, keeps_in_flight, &mut faults);
+        drop(graph);
         if !faults.is_empty() {
             return Err(Error::new(ErrorKind::Program, list(&faults)));
         }
@@ -363,6 +379,7 @@ impl Environment {
             plan,
             max_parallelism,
             checkpointing: settings.checkpointing.clone(),
+            channel_depth: settings.channel_depth.unwrap_or(8) as usize,
             storage,
             restarts: restart.begin(),
             stop_timeout: settings.stop_timeout.unwrap_or(Duration::from_secs(60)),

@@ -81,7 +81,7 @@ impl<T: 'static, R: Route<T>> Push<T> for RouteStage<R> {
     fn control(&mut self, control: &mut Control<'_>) -> Result {
         match *control {
             Control::Flush => self.0.flush(),
-            Control::Snapshot { barrier, .. } => self.0.broadcast(|| Element::Barrier(barrier)),
+            Control::Snapshot { barrier, .. } => self.0.send_barrier(barrier),
             Control::Cancel(checkpoint) => self.0.broadcast(|| Element::CancelBarrier(checkpoint)),
             Control::End => self.0.broadcast(|| Element::End),
             Control::Notify => self.0.notify(),

@@ -52,9 +52,12 @@ impl Books {
         span
     }
 
-    /// Wall time of its trigger.
-    pub(super) fn wall_of(&self, checkpoint: CheckpointId) -> Timestamp {
-        self.triggered.get(&checkpoint).map_or(Timestamp(0), |triggered| triggered.wall)
+    /// When it was triggered, by both clocks.
+    pub(super) fn times_of(&self, checkpoint: CheckpointId) -> (Monotonic, Timestamp) {
+        match self.triggered.get(&checkpoint) {
+            Some(triggered) => (triggered.at, triggered.wall),
+            None => (self.clock.now(), Timestamp(0)),
+        }
     }
 
     /// The span of a checkpoint, or of the job if that is over.

@@ -2,13 +2,13 @@
 
 use super::checkpoint_books::{Books, kind_of};
 use super::messages::{CheckpointMessage, RegionCommand, RegionReport, SubtaskCommand, Terminate, messages};
-use super::snapshot::{SubtaskSnapshot, by_operator};
+use super::snapshot::{SubtaskSnapshot, by_edge, by_operator};
 use super::status::JobShared;
 use crate::channel::Barrier;
 use crate::checkpoint::metadata::Manifest;
 use crate::checkpoint::{
-    Action, CheckpointFailure, Checkpointing, CompletedCheckpoint, Coordinator, Event, FailureReason,
-    PersistFailure, RequestId, RequestKind,
+    Action, BarrierKind, CheckpointFailure, Checkpointing, CompletedCheckpoint, Coordinator, Event,
+    FailureReason, PersistFailure, RequestId, RequestKind,
 };
 use crate::dataflow::Layout;
 use crate::error::{Error, ErrorKind};
@@ -196,10 +196,10 @@ impl CoordinatorActor {
                     .spawn(async move { storage.create_location(checkpoint).await }.instrument(span));
                 self.then(task, ctx, move |result| Done::Prepared(checkpoint, result.and_then(|r| r)));
             }
-            Action::Trigger { checkpoint, attempt: _, subtasks } => {
-                let triggered = self.books.wall_of(checkpoint);
+            Action::Trigger { checkpoint, attempt: _, subtasks, must_align } => {
+                let barrier = self.barrier(checkpoint, must_align);
                 for subtask in subtasks {
-                    self.tell(subtask, SubtaskCommand::Trigger(Barrier { checkpoint, triggered }));
+                    self.tell(subtask, SubtaskCommand::Trigger(barrier));
                 }
             }
             Action::Persist { checkpoint, states, finished } => {
@@ -318,6 +318,15 @@ impl CoordinatorActor {
         ctx.spawn(async move { to.do_send(done(task.await)) }.into_actor(self));
     }
 
+    fn barrier(&self, checkpoint: CheckpointId, must_align: bool) -> Barrier {
+        let (created, triggered) = self.books.times_of(checkpoint);
+        let kind = match &self.settings.checkpointing {
+            Some(checkpointing) if !must_align => checkpointing.barrier_kind(created),
+            _ => BarrierKind::Aligned,
+        };
+        Barrier { checkpoint, triggered, kind }
+    }
+
     /// What is written when all subtasks have given their parts.
     fn manifest(
         &self,
@@ -331,11 +340,12 @@ impl CoordinatorActor {
             checkpoint,
             generation: storage.generation(),
             attempt: self.attempt,
-            triggered: self.books.wall_of(checkpoint),
+            triggered: self.books.times_of(checkpoint).1,
             max_parallelism: self.settings.max_parallelism,
             hash_version: STABLE_HASH_VERSION,
             finished,
             operators: by_operator(states.iter().map(|(_, snapshot)| &**snapshot)),
+            in_flight: by_edge(states.iter().map(|(_, snapshot)| &**snapshot), &self.settings.layout),
         }
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct JobSettings {
     /// As the user set it.
     pub(crate) max_parallelism: Option<MaxParallelism>,
     pub(crate) checkpointing: Option<Checkpointing>,
+    /// How many batches a channel holds.
+    pub(crate) channel_depth: usize,
     pub(crate) storage: Option<JobStorage>,
     pub(crate) restarts: Box<dyn RestartPolicy>,
     pub(crate) stop_timeout: Duration,
@@ -172,6 +174,8 @@ impl ReadyJob {
                 storage: storage.clone(),
                 generation: storage.as_ref().map_or(Generation(0), OwnedJob::generation),
                 max_parallelism,
+                mode: settings.checkpointing.as_ref().map(Checkpointing::get_mode).unwrap_or_default(),
+                channel_depth: settings.channel_depth,
                 restarts: settings.restarts,
                 stop_timeout: settings.stop_timeout,
                 placement: placement.clone(),

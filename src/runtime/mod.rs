@@ -8,6 +8,7 @@ mod barrier_times;
 mod checkpoint_books;
 pub(crate) mod coordinator;
 pub(crate) mod engine;
+mod in_flight;
 pub(crate) mod job;
 mod job_meter;
 pub(crate) mod messages;

@@ -12,7 +12,7 @@ use super::status::JobShared;
 use super::subtask::SubtaskActor;
 use super::tracing_scope::below;
 use super::wiring::wire;
-use crate::checkpoint::FailureReason;
+use crate::checkpoint::{CheckpointingMode, FailureReason};
 use crate::dataflow::Plan;
 use crate::error::{Error, ErrorKind};
 use crate::operator::{RecoveryContext, SubtaskContext};
@@ -35,6 +35,9 @@ pub(crate) struct RegionSettings {
     pub(crate) storage: Option<OwnedJob>,
     pub(crate) generation: Generation,
     pub(crate) max_parallelism: MaxParallelism,
+    pub(crate) mode: CheckpointingMode,
+    /// How many batches a channel holds.
+    pub(crate) channel_depth: usize,
     pub(crate) restarts: Box<dyn RestartPolicy>,
     /// How long subtasks may take to stop before the job fails as stuck.
     pub(crate) stop_timeout: Duration,
@@ -158,7 +161,7 @@ impl RegionSupervisor {
         self.phase = Phase::Running;
         self.from = restored.from;
         let layout = Arc::clone(&self.settings.plan.layout);
-        let mut ends = wire(&layout);
+        let mut ends = wire(&layout, self.settings.channel_depth);
         let mut seeds = Vec::new();
         for (chain, id) in layout.subtasks() {
             let Some(factory) = self.settings.plan.factories.get(chain.id.0 as usize) else { continue };
@@ -185,6 +188,7 @@ impl RegionSupervisor {
                 restored: restored.subtasks.remove(&id).unwrap_or_default(),
                 from: self.from,
                 has_source: chain.has_source(),
+                mode: self.settings.mode,
                 context,
                 storage: self.settings.storage.clone(),
                 coordinator: self.coordinator.clone(),

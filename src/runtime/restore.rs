@@ -1,5 +1,6 @@
 //! What an attempt begins with: the state of the last completed checkpoint, cut to its subtasks.
 
+use super::in_flight::{self, RestoredInFlight};
 use crate::checkpoint::metadata::{Distribution, ListState, Manifest, OperatorState, Segment};
 use crate::dataflow::{Layout, OperatorKind, PlannedChain};
 use crate::error::{Error, ErrorKind};
@@ -23,6 +24,8 @@ pub(crate) struct RestoredSubtask {
     pub(crate) states: BTreeMap<OperatorId, RestoredOperator>,
     /// The source's splits, encoded.
     pub(crate) splits: Vec<Vec<u8>>,
+    /// Records that were in flight to it, in order.
+    pub(crate) in_flight: Vec<RestoredInFlight>,
     /// Whether the chain had nothing left to do.
     pub(crate) finished: bool,
 }
@@ -60,7 +63,7 @@ pub(crate) fn check(
             return fault(ErrorKind::Program, message);
         }
     }
-    Ok(())
+    in_flight::check(layout, manifest, allow_non_restored_state)
 }
 
 /// Checks that no chain has more subtasks than there are key groups: at the first start as at every later one, so that no
@@ -116,6 +119,13 @@ async fn try_restore(
     let mut restored = Restored { from: manifest.as_ref().map(|m| m.checkpoint), ..Restored::default() };
     for (_, subtask) in layout.subtasks() {
         restored.subtasks.insert(subtask, RestoredSubtask::default());
+    }
+    if let (Some(manifest), Some(storage)) = (&manifest, storage) {
+        for (subtask, records) in in_flight::read(layout, manifest, storage, max_parallelism).await? {
+            if let Some(subtask) = restored.subtasks.get_mut(&subtask) {
+                subtask.in_flight.push(records);
+            }
+        }
     }
     // Before sources: a source that is told to begin must find what was written before in its place.
     recover(layout, reader.as_ref(), recovery).await?;

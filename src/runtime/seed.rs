@@ -3,6 +3,7 @@
 use super::messages::CheckpointMessage;
 use super::restore::RestoredSubtask;
 use super::wiring::Ends;
+use crate::checkpoint::CheckpointingMode;
 use crate::dataflow::ChainFactory;
 use crate::metrics::SubtaskHandles;
 use crate::operator::SubtaskContext;
@@ -23,6 +24,7 @@ pub(super) struct SubtaskSeed {
     /// The checkpoint that the attempt begins from.
     pub(super) from: Option<CheckpointId>,
     pub(super) has_source: bool,
+    pub(super) mode: CheckpointingMode,
     pub(super) context: ChainContext,
     pub(super) storage: Option<OwnedJob>,
     pub(super) coordinator: Recipient<CheckpointMessage>,

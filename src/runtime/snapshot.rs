@@ -1,24 +1,64 @@
-//! The asynchronous half of a subtask's snapshot: what was frozen becomes files.
+//! The asynchronous half of a subtask's snapshot: what was frozen, and what was in flight, becomes files.
 
+use super::in_flight::schema_of;
+use crate::channel::{InFlight, Origin};
 use crate::checkpoint::SnapshotReport;
-use crate::checkpoint::metadata::{GroupSegment, KeyedState, ListState, OperatorState, SubtaskState};
-use crate::error::Error;
+use crate::checkpoint::metadata::{
+    ChannelState, EdgeState, GroupSegment, KeyedState, ListState, OperatorState, Segment, SubtaskState,
+};
+use crate::dataflow::Layout;
+use crate::error::{Error, ErrorKind};
 use crate::operator::OperatorSnapshot;
+use crate::pool::panic_message;
 use crate::state::{KeyedSnapshot, ListSnapshot};
 use crate::storage::{OwnedJob, StateFileWriter};
-use crate::types::{Attempt, CheckpointId, OperatorId, SubtaskId};
+use crate::types::{Attempt, CheckpointId, EdgeId, OperatorId, SubtaskId, SubtaskIndex};
 use futures::future::poll_fn;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use tokio::sync::oneshot;
 
 /// A subtask's durable part of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct SubtaskSnapshot {
     /// State of each operator that has any.
     pub(crate) operators: Vec<(OperatorId, SubtaskState)>,
+    /// What was in flight to it, by channel; only where there was anything.
+    pub(crate) in_flight: Vec<ChannelSnapshot>,
     /// Whether the subtask had reached the end of its input.
     pub(crate) finished: bool,
     /// How it was taken.
     pub(crate) report: SnapshotReport,
+}
+
+/// Records that were in flight in one channel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct ChannelSnapshot {
+    origin: Origin,
+    to: SubtaskIndex,
+    records: u64,
+    at: Segment,
+}
+
+/// What was in flight to all subtasks, put together by edge: in order of the edges' names, and within one in order of channel.
+pub(super) fn by_edge<'a>(
+    snapshots: impl Iterator<Item = &'a SubtaskSnapshot>,
+    layout: &Layout,
+) -> Vec<EdgeState> {
+    let mut edges: BTreeMap<EdgeId, Vec<ChannelState>> = BTreeMap::new();
+    for ChannelSnapshot { origin, to, records, at } in snapshots.flat_map(|snapshot| &snapshot.in_flight) {
+        let (from, to, records) = (origin.from, *to, *records);
+        edges.entry(origin.edge).or_default().push(ChannelState { from, to, records, at: at.clone() });
+    }
+    let mut states: Vec<EdgeState> = Vec::new();
+    for (id, mut channels) in edges {
+        let Some(edge) = layout.edges.iter().find(|edge| edge.id == id) else { continue };
+        channels.sort_by_key(|channel| (channel.from, channel.to));
+        let parallelism = layout.consumer_of(id).map_or(0, |(chain, _)| chain.parallelism);
+        states.push(EdgeState { edge: edge.name.clone(), schema: schema_of(edge), parallelism, channels });
+    }
+    states.sort_by(|a, b| a.edge.cmp(&b.edge));
+    states
 }
 
 /// The parts of all subtasks, put together by operator: in order of uid, and within one in order of subtask.
@@ -39,6 +79,14 @@ pub(super) fn by_operator<'a>(snapshots: impl Iterator<Item = &'a SubtaskSnapsho
     operators
 }
 
+/// What a subtask gives at a barrier.
+pub(super) struct Taken {
+    /// Of its operators, frozen.
+    pub(super) snapshots: Vec<OperatorSnapshot>,
+    /// What was in flight to it comes here, if the barrier has overtaken it.
+    pub(super) in_flight: Option<oneshot::Receiver<Vec<InFlight>>>,
+}
+
 /// Writes what a subtask's operators gave at a barrier. `report`: what is known of it so far.
 pub(super) async fn write(
     storage: &OwnedJob,
@@ -46,7 +94,7 @@ pub(super) async fn write(
     attempt: Attempt,
     subtask: SubtaskId,
     finished: bool,
-    snapshots: Vec<OperatorSnapshot>,
+    Taken { snapshots, in_flight }: Taken,
     mut report: SnapshotReport,
 ) -> Result<SubtaskSnapshot, Error> {
     let mut file = storage.state_file(checkpoint, attempt, subtask);
@@ -77,8 +125,39 @@ pub(super) async fn write(
         state.lists.sort_by(|a, b| a.name.cmp(&b.name));
         operators.push((operator, state));
     }
+    let mut channels = Vec::new();
+    if let Some(in_flight) = in_flight {
+        let records = in_flight.await.map_err(|_| {
+            Error::new(
+                ErrorKind::Failed,
+                "the barriers of some channels did not come, so not all records in flight are known",
+            )
+        })?;
+        for channel in records {
+            channels.extend(write_in_flight(&mut file, subtask.index, channel).await?);
+        }
+        report.bytes += channels.iter().map(|channel| channel.at.len).sum::<u64>();
+    }
     file.finish().await.map_err(|error| error.subtask(subtask.index).checkpoint(checkpoint))?;
-    Ok(SubtaskSnapshot { operators, finished, report })
+    Ok(SubtaskSnapshot { operators, in_flight: channels, finished, report })
+}
+
+async fn write_in_flight(
+    file: &mut StateFileWriter,
+    to: SubtaskIndex,
+    InFlight { origin, codec, batches }: InFlight,
+) -> Result<Option<ChannelSnapshot>, Error> {
+    let records: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
+    if records == 0 {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    for batch in batches {
+        encoding("a record in flight", || codec.encode(&batch, &mut bytes))?;
+    }
+    file.begin_state(format!("records in flight from subtask {}", origin.from));
+    let at = file.write_segment(&bytes).await?;
+    Ok(Some(ChannelSnapshot { origin, to, records, at }))
 }
 
 async fn write_keyed(file: &mut StateFileWriter, snapshot: KeyedSnapshot) -> Result<KeyedState, Error> {
@@ -91,6 +170,14 @@ async fn write_keyed(file: &mut StateFileWriter, snapshot: KeyedSnapshot) -> Res
         encoder.give_back(group.bytes);
     }
     Ok(KeyedState { name, schema, groups })
+}
+
+/// Calls the `Serialize` of the user's types: a panic in there is an error, which the caller can put a name to.
+fn encoding<T>(what: &str, encode: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(encode)).unwrap_or_else(|panic| {
+        let message = format!("{what} panicked while it was encoded: {}", panic_message(&*panic));
+        Err(Error::new(ErrorKind::Failed, message))
+    })
 }
 
 async fn write_list(file: &mut StateFileWriter, snapshot: ListSnapshot) -> Result<ListState, Error> {

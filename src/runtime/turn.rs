@@ -1,23 +1,26 @@
 //! One subtask at work, as a loop that is polled: what it takes, in which order, and when it sleeps.
 
 use super::barrier_times::BarrierTimes;
+use super::in_flight::RestoredInFlight;
 use super::messages::{CheckpointMessage, SubtaskCommand};
 use super::seed::SubtaskSeed;
 use super::snapshot;
 use super::uploads::Uploads;
-use crate::channel::{AnyBatch, Barrier, Flow, GateEvent, InputGate, WakeCell};
+use crate::channel::{Barrier, Flow, GateEvent, InFlight, InHand, InputGate, WakeCell};
 use crate::checkpoint::Notifications;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Activity, Stopwatch, SubtaskCounters};
 use crate::operator::{BuildContext, Chain, Control, OperatorSnapshot, Read, SubtaskContext};
 use crate::pool::Scope;
 use crate::storage::OwnedJob;
-use crate::types::{Attempt, CheckpointId, Clock, OperatorId, Port, SubtaskId};
+use crate::types::{Attempt, CheckpointId, Clock, Monotonic, OperatorId, SubtaskId};
 use actix::Recipient;
 use std::collections::{BTreeSet, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context as TaskContext;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tracing::{Instrument, Span, field};
 
 /// How long a turn may last before other subtasks of the thread have theirs: it bounds how long a barrier waits for
@@ -78,11 +81,16 @@ enum Phase {
     Leaving,
 }
 
-/// A batch, where it came from, and which of the chain's inputs it is for.
-struct InHand {
-    channel: usize,
-    port: Port,
-    batch: AnyBatch,
+/// What is still being captured for a snapshot that overtook it.
+struct Capturing {
+    checkpoint: CheckpointId,
+    done: oneshot::Sender<Vec<InFlight>>,
+}
+
+/// Wakes the subtask at a moment.
+struct Alarm {
+    at: Monotonic,
+    sleep: Pin<Box<dyn Future<Output = ()>>>,
 }
 
 pub(super) struct Subtask {
@@ -103,6 +111,8 @@ pub(super) struct Subtask {
     unflushed: bool,
     phase: Phase,
     triggers: VecDeque<Barrier>,
+    capturing: Option<Capturing>,
+    alarm: Option<Alarm>,
     /// The newest checkpoint taken or given up here: no older one is taken any more.
     newest: Option<CheckpointId>,
     /// Newer ones that the coordinator has given up. An older one may still be under way, and is taken.
@@ -131,6 +141,7 @@ impl Subtask {
             restored,
             from,
             has_source,
+            mode,
             context,
             storage,
             coordinator,
@@ -138,7 +149,7 @@ impl Subtask {
             span: _,
             counters,
         } = seed;
-        let super::wiring::Ends { cell, inputs, mut outputs } = ends;
+        let super::wiring::Ends { cell, announcements, inlets, mut outputs } = ends;
         let slice = Slice::new(!outputs.is_empty());
         let stopwatch = Stopwatch::start(Arc::clone(&counters.subtask), clock);
         for output in outputs.values_mut().flatten() {
@@ -157,6 +168,13 @@ impl Subtask {
         };
         let mut chain = factory.build(&mut build)?;
         chain.control(&mut Control::Open)?;
+        let mut gate = (!has_source).then(|| InputGate::new(inlets, mode, announcements, clock));
+        if let Some(gate) = &mut gate {
+            for records in &restored.in_flight {
+                let RestoredInFlight { port, origin, codec, .. } = *records;
+                gate.restore(port, origin, codec, records.batches()?);
+            }
+        }
         Ok(Self {
             id,
             attempt,
@@ -164,12 +182,14 @@ impl Subtask {
             clock,
             cell,
             chain,
-            gate: (!has_source).then(|| InputGate::new(inputs)),
+            gate,
             batch: None,
             at_rest: false,
             unflushed: true,
             phase: Phase::Reading,
             triggers: VecDeque::new(),
+            capturing: None,
+            alarm: None,
             newest: None,
             aborted: BTreeSet::new(),
             notifications: Notifications::new(from),
@@ -207,6 +227,7 @@ impl Subtask {
                 if self.newest < Some(checkpoint) {
                     self.aborted.insert(checkpoint);
                 }
+                self.stop_capturing(checkpoint);
                 self.chain.control(&mut Control::Aborted(checkpoint))?;
             }
         }
@@ -281,7 +302,20 @@ impl Subtask {
             self.at_rest = self.chain.resume(task)? == Flow::Ready;
             return Ok(self.at_rest);
         }
-        Ok(self.gate.as_ref().is_some_and(InputGate::has_event))
+        if self.gate.as_ref().is_some_and(InputGate::has_event) {
+            return Ok(true);
+        }
+        let Some(at) = self.gate.as_ref().and_then(InputGate::deadline) else {
+            self.alarm = None;
+            return Ok(false);
+        };
+        let clock = self.clock;
+        let alarm = self.alarm.take_if(|alarm| alarm.at == at).unwrap_or_else(|| {
+            // A millisecond more: it must not ring before the clock shows the time.
+            let sleep = clock.sleep(at.since(clock.now()) + Duration::from_millis(1));
+            Alarm { at, sleep: Box::pin(sleep) }
+        });
+        Ok(self.alarm.insert(alarm).sleep.as_mut().poll(task).is_ready())
     }
 
     /// One step. `false`: nothing can be done at the moment.
@@ -292,6 +326,13 @@ impl Subtask {
             }
             self.at_rest = true;
         }
+        // Not amid `finish`: see below.
+        if self.phase != Phase::Finishing
+            && let Some(gate) = &mut self.gate
+            && let Some(event) = gate.poll_urgent(self.batch.as_ref())?
+        {
+            return self.take_event(event);
+        }
         if let Some(batch) = self.batch.take() {
             self.take_batch(batch)?;
             return Ok(true);
@@ -300,7 +341,7 @@ impl Subtask {
         if self.phase != Phase::Finishing
             && let Some(barrier) = self.triggers.pop_front()
         {
-            self.snapshot(barrier)?;
+            self.snapshot(barrier, None)?;
             return Ok(true);
         }
         match self.phase {
@@ -318,25 +359,48 @@ impl Subtask {
         if !self.at_rest {
             self.batch = Some(in_hand);
         } else if let Some(gate) = &mut self.gate {
-            gate.give_back(in_hand.channel, in_hand.batch);
+            gate.give_back(in_hand);
         }
         Ok(())
     }
 
     fn take_from_gate(&mut self) -> Result<bool> {
         let Some(gate) = &mut self.gate else { return Ok(false) };
-        let event = gate.poll();
-        self.barrier_times.saw(gate.newest_barrier(), self.clock);
+        let event = gate.poll()?;
+        self.take_event(event)
+    }
+
+    fn take_event(&mut self, event: GateEvent) -> Result<bool> {
+        if let Some(gate) = &self.gate {
+            self.barrier_times.saw(gate.newest_barrier(), self.clock);
+        }
         match event {
             GateEvent::Empty => return Ok(false),
-            GateEvent::Batch { channel, port, batch } => {
-                self.counters.records_in.add(batch.len() as u64);
+            GateEvent::Batch(in_hand) => {
+                self.counters.records_in.add(in_hand.batch.len() as u64);
                 self.counters.batches_in.add(1);
-                self.take_batch(InHand { channel, port, batch })?;
+                self.take_batch(in_hand)?;
             }
-            GateEvent::Snapshot(barrier) => self.snapshot(barrier)?,
+            GateEvent::Snapshot(barrier) => self.snapshot(barrier, None)?,
+            GateEvent::SnapshotUnaligned(barrier) => {
+                let (done, in_flight) = oneshot::channel();
+                // Whoever waited for an older one learns that nothing comes any more.
+                self.capturing = Some(Capturing { checkpoint: barrier.checkpoint, done });
+                self.snapshot(barrier, Some(in_flight))?;
+                // Most often all of it is known by now.
+                if let Some(event) = self.gate.as_mut().and_then(InputGate::take_captured) {
+                    return self.take_event(event);
+                }
+            }
+            GateEvent::Captured(checkpoint, in_flight) => {
+                let capturing = self.capturing.take_if(|capturing| capturing.checkpoint == checkpoint);
+                if let Some(Capturing { done, .. }) = capturing {
+                    let _ = done.send(in_flight);
+                }
+            }
             GateEvent::Aborted(checkpoint, reason) => {
                 tracing::debug!(checkpoint = checkpoint.0, ?reason, "a checkpoint is not taken here");
+                self.capturing.take_if(|capturing| capturing.checkpoint <= checkpoint);
                 self.give_up(checkpoint)?;
             }
             GateEvent::Ended => self.phase = Phase::Finishing,
@@ -375,10 +439,12 @@ impl Subtask {
         Ok(true)
     }
 
-    /// Snapshots every operator and sends the barrier on; the rest happens on the pool.
-    fn snapshot(&mut self, barrier: Barrier) -> Result {
+    /// Snapshots every operator and sends the barrier on; the rest happens on the pool. What was in flight comes later, if the
+    /// barrier has overtaken it.
+    fn snapshot(&mut self, barrier: Barrier, in_flight: Option<oneshot::Receiver<Vec<InFlight>>>) -> Result {
         let checkpoint = barrier.checkpoint;
         if self.newest >= Some(checkpoint) || self.aborted.contains(&checkpoint) {
+            self.stop_capturing(checkpoint);
             return self.give_up(checkpoint);
         }
         self.reached(checkpoint);
@@ -396,9 +462,10 @@ impl Subtask {
         let finished = self.phase == Phase::Ended;
         let coordinator = self.coordinator.clone();
         let (name, counters) = (self.name.clone(), Arc::clone(&self.counters));
+        let taken = snapshot::Taken { snapshots, in_flight };
         let upload = async move {
             let mut snapshot =
-                snapshot::write(&storage, checkpoint, attempt, subtask, finished, snapshots, report).await?;
+                snapshot::write(&storage, checkpoint, attempt, subtask, finished, taken, report).await?;
             let report = &mut snapshot.report;
             report.async_duration = clock.elapsed().saturating_sub(frozen);
             counters.checkpoint_bytes.add_shared(report.bytes);
@@ -428,6 +495,14 @@ impl Subtask {
     fn reached(&mut self, checkpoint: CheckpointId) {
         self.newest = self.newest.max(Some(checkpoint));
         self.aborted.retain(|aborted| *aborted > checkpoint);
+    }
+
+    fn stop_capturing(&mut self, checkpoint: CheckpointId) {
+        if self.capturing.take_if(|capturing| capturing.checkpoint == checkpoint).is_some()
+            && let Some(gate) = &mut self.gate
+        {
+            gate.forget(checkpoint);
+        }
     }
 
     fn give_up(&mut self, checkpoint: CheckpointId) -> Result {

@@ -1,28 +1,26 @@
 //! Channels between the subtasks of an attempt.
 
-use crate::channel::{Input, Output, WakeCell, channel};
-use crate::dataflow::Layout;
+use crate::channel::{Announcements, Inlet, Origin, Output, WakeCell, channel};
+use crate::dataflow::{Layout, PlannedEdge};
 use crate::types::{EdgeId, Port, SubtaskId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// How many batches a channel holds. More hides jitter between threads and costs memory and barrier latency; 8 keeps
-/// a barrier within a few milliseconds of back-pressured data.
-const DEPTH: usize = 8;
 
 /// The data-plane ends of one subtask.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
     /// Where it sleeps.
     pub(super) cell: Arc<WakeCell>,
-    /// Its input channels, of all its input edges, and which of the chain's inputs they belong to.
-    pub(super) inputs: Vec<(Port, Input)>,
+    /// Where it hears of barriers that may overtake.
+    pub(super) announcements: Arc<Announcements>,
+    /// Its input channels, of all its input edges.
+    pub(super) inlets: Vec<Inlet>,
     /// Its output channels by edge, in order of the consumer's subtasks.
     pub(super) outputs: BTreeMap<EdgeId, Vec<Output>>,
 }
 
-/// Lays a channel along every pair of subtasks that an edge connects.
-pub(super) fn wire(layout: &Layout) -> BTreeMap<SubtaskId, Ends> {
+/// Lays a channel, `depth` batches deep, along every pair of subtasks that an edge connects.
+pub(super) fn wire(layout: &Layout, depth: usize) -> BTreeMap<SubtaskId, Ends> {
     let mut ends: BTreeMap<SubtaskId, Ends> =
         layout.subtasks().map(|(_, subtask)| (subtask, Ends::default())).collect();
     for edge in &layout.edges {
@@ -32,7 +30,7 @@ pub(super) fn wire(layout: &Layout) -> BTreeMap<SubtaskId, Ends> {
                 layout.subtasks().filter_map(|(chain, consumer)| Some((chain.port_of(edge.id)?, consumer)));
             for (port, consumer) in consumers {
                 if !edge.pointwise || producer.index == consumer.index {
-                    connect(&mut ends, edge.id, producer, (port, consumer));
+                    connect(&mut ends, edge, producer, (port, consumer), depth);
                 }
             }
         }
@@ -42,17 +40,18 @@ pub(super) fn wire(layout: &Layout) -> BTreeMap<SubtaskId, Ends> {
 
 fn connect(
     ends: &mut BTreeMap<SubtaskId, Ends>,
-    edge: EdgeId,
+    edge: &PlannedEdge,
     producer: SubtaskId,
     (port, consumer): (Port, SubtaskId),
+    depth: usize,
 ) {
-    let cell = |ends: &BTreeMap<SubtaskId, Ends>, id| ends.get(&id).map(|ends| Arc::clone(&ends.cell));
-    let (Some(from), Some(to)) = (cell(ends, producer), cell(ends, consumer)) else { return };
-    let (output, input) = channel(DEPTH, from, to);
+    let Some(from) = ends.get(&producer).map(|ends| Arc::clone(&ends.cell)) else { return };
+    let Some(to) = ends.get_mut(&consumer) else { return };
+    let (mut output, input) = channel(depth, from, Arc::clone(&to.cell));
+    output.announce_in(&to.announcements);
+    let origin = Origin { edge: edge.id, from: producer.index };
+    to.inlets.push(Inlet { port, origin, codec: edge.codec, input });
     if let Some(ends) = ends.get_mut(&producer) {
-        ends.outputs.entry(edge).or_default().push(output);
-    }
-    if let Some(ends) = ends.get_mut(&consumer) {
-        ends.inputs.push((port, input));
+        ends.outputs.entry(edge.id).or_default().push(output);
     }
 }

@@ -92,6 +92,7 @@ fn manifest(generation: u64, id: u64, [first, second, splits]: [Segment; 3]) -> 
                 )],
             },
         ],
+        in_flight: Vec::new(),
     }
 }
 

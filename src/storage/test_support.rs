@@ -73,6 +73,7 @@ pub(crate) async fn prepare(job: &OwnedJob, id: u64) -> Result<Manifest, Error> 
         hash_version: 1,
         finished: false,
         operators: vec![OperatorState { operator: "op".into(), watermark: None, subtasks: vec![state] }],
+        in_flight: Vec::new(),
     })
 }
 

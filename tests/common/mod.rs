@@ -3,12 +3,14 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 pub mod oracle;
+pub mod slow;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use strandline::checkpoint::metadata::Manifest;
 use strandline::prelude::*;
 use strandline::storage::Disk;
 use strandline::{SourceReader, SubtaskContext};
@@ -212,6 +214,35 @@ pub async fn tree(disk: &dyn Disk, root: &Path) -> BTreeMap<PathBuf, Option<Vec<
         }
     }
     found
+}
+
+/// Checkpoints only when they are asked for, as settings can have it.
+pub fn on_request() -> Checkpointing {
+    Checkpointing::every(Duration::from_secs(100_000_000))
+}
+
+/// The ways to be exact.
+pub fn exact_modes() -> [(&'static str, Checkpointing); 3] {
+    [
+        ("aligned", on_request()),
+        ("unaligned", on_request().unaligned()),
+        ("aligned for a while", on_request().aligned_timeout(Duration::from_millis(20))),
+    ]
+}
+
+/// How many records were in flight in the checkpoints that are there.
+pub async fn in_flight_in(disk: &dyn Disk) -> u64 {
+    let mut records = 0;
+    for (path, content) in tree(disk, Path::new("")).await {
+        // A crash may leave half of one.
+        if let (true, Some(Ok(manifest))) =
+            (path.ends_with("manifest"), content.map(|content| Manifest::decode(&content)))
+        {
+            let channels = manifest.in_flight.iter().flat_map(|edge| &edge.channels);
+            records += channels.map(|channel| channel.records).sum::<u64>();
+        }
+    }
+    records
 }
 
 /// The lines that a reader of a file sink's folder sees.

@@ -3,7 +3,7 @@
 //! Everything runs on one thread and on virtual time. A *life* is one process: it goes on from the last checkpoint of the one before it,
 //! perhaps at another parallelism. A *bomb* is a panic at the n-th record that passes any of the places where the dataflow has one.
 
-use super::{Gate, Numbers, quiet_panics, sorted, virtual_process};
+use super::{Gate, Numbers, in_flight_in, quiet_panics, sorted, virtual_process};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use strandline::connectors::{CollectCommit, CollectWriter};
 use strandline::prelude::*;
+use strandline::storage::{MemoryDisk, OnDisk, SharedDisk};
 use strandline::{JobHandle, SubtaskContext};
 
 /// The stops that each source is led to, with a checkpoint at each: its length is cut into so many parts.
@@ -39,7 +40,7 @@ struct Led {
 /// What outlives a process.
 #[derive(Default)]
 struct Shared {
-    storage: Memory,
+    disk: Arc<MemoryDisk>,
     sinks: RefCell<BTreeMap<String, Collect<String>>>,
     passed: Arc<AtomicU64>,
     bombs: Arc<Vec<u64>>,
@@ -56,6 +57,8 @@ struct UnderWay {
 /// What became of a run.
 pub struct Outcome {
     pub written: Written,
+    /// How many records were in flight in the checkpoints that lives began with.
+    pub in_flight: u64,
     /// How many records passed places with bombs.
     pub passed: u64,
     /// The most records that ever were between [`Job::enters`] and a [slow sink](Job::slow_sink).
@@ -124,12 +127,13 @@ pub struct Oracle<'a> {
     name: &'a str,
     describe: &'a dyn Fn(&Job<'_>),
     rushes: bool,
+    checkpointing: Option<Checkpointing>,
 }
 
 impl<'a> Oracle<'a> {
     pub fn new(name: &'a str, describe: &'a dyn Fn(&Job<'_>)) -> Self {
         quiet_panics();
-        Self { name, describe, rushes: false }
+        Self { name, describe, rushes: false, checkpointing: None }
     }
 
     /// Sources do not wait at stops: they give all they have, as fast as it is taken, and checkpoints are taken amid that.
@@ -138,18 +142,27 @@ impl<'a> Oracle<'a> {
         self
     }
 
+    /// How checkpoints are taken.
+    pub fn checkpointing(mut self, checkpointing: &Checkpointing) -> Self {
+        self.checkpointing = Some(checkpointing.clone());
+        self
+    }
+
     /// Runs it. Each life but the last ends at a stop, and with a cancel; the parallelism of each is given.
     pub fn run(&self, lives: &[(u64, u32)], last: u32, bombs: &[u64]) -> Outcome {
         let shared = Shared { bombs: Arc::new(bombs.to_vec()), ..Shared::default() };
         let mut from = 1;
         let ends = lives.iter().map(|(stop, parallelism)| (Some(*stop), *parallelism));
+        let mut in_flight = 0;
         for (life, (stop, parallelism)) in ends.chain([(None, last)]).enumerate() {
+            in_flight += virtual_process(in_flight_in(&*shared.disk));
             virtual_process(self.live(&shared, life, parallelism, from, stop));
             from = stop.unwrap_or(PARTS) + 1;
         }
         let written = shared.sinks.into_inner().into_iter().map(|(uid, sink)| (uid, sorted(sink.take())));
         Outcome {
             written: written.collect(),
+            in_flight,
             passed: shared.passed.load(Ordering::SeqCst),
             most_under_way: shared.under_way.most.load(Ordering::SeqCst),
         }
@@ -157,13 +170,15 @@ impl<'a> Oracle<'a> {
 
     async fn live(&self, shared: &Shared, life: usize, parallelism: u32, from: u64, stop: Option<u64>) {
         let what = format!("{}, life {life} at {parallelism}, bombs {:?}", self.name, shared.bombs);
-        let env = Environment::builder()
+        let mut env = Environment::builder()
             .parallelism(parallelism)
             .max_parallelism(16)
-            .storage(shared.storage.clone())
-            .restart(RestartStrategy::fixed_delay(10, Duration::from_secs(1)))
-            .build()
-            .unwrap();
+            .storage(OnDisk::new(Arc::clone(&shared.disk) as SharedDisk, "checkpoints"))
+            .restart(RestartStrategy::fixed_delay(10, Duration::from_secs(1)));
+        if let Some(checkpointing) = &self.checkpointing {
+            env = env.checkpointing(checkpointing.clone());
+        }
+        let env = env.build().unwrap();
         let job = Job { env: &env, life, shared, gates: RefCell::default() };
         (self.describe)(&job);
         let whole = async {
@@ -195,11 +210,12 @@ impl<'a> Oracle<'a> {
     }
 
     /// That it writes `expected` in these lives and with these bombs.
-    pub fn check(&self, expected: &Written, lives: &[(u64, u32)], last: u32, bombs: &[u64]) {
-        let Outcome { written, passed, .. } = self.run(lives, last, bombs);
+    pub fn check(&self, expected: &Written, lives: &[(u64, u32)], last: u32, bombs: &[u64]) -> Outcome {
+        let outcome = self.run(lives, last, bombs);
+        let Outcome { written, passed, .. } = &outcome;
         let what = format!("{}: lives {lives:?}, then {last}, bombs {bombs:?}", self.name);
         for bomb in bombs {
-            assert!(passed > *bomb, "{what}: only {passed} records passed");
+            assert!(passed > bomb, "{what}: only {passed} records passed");
         }
         for (uid, expected) in expected {
             let found = &written[uid];
@@ -211,6 +227,7 @@ impl<'a> Oracle<'a> {
                 expected.len()
             );
         }
+        outcome
     }
 
     /// That it writes `expected` at any parallelism, with panics anywhere, with changes of parallelism, and with both.

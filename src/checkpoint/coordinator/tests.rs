@@ -139,7 +139,12 @@ fn prepare(id: u64) -> Action<State> {
 }
 
 fn trigger(id: u64, attempt: u32) -> Action<State> {
-    Action::Trigger { checkpoint: cp(id), attempt: Attempt(attempt), subtasks: vec![SOURCE] }
+    Action::Trigger {
+        checkpoint: cp(id),
+        attempt: Attempt(attempt),
+        subtasks: vec![SOURCE],
+        must_align: false,
+    }
 }
 
 fn persist(id: u64, finished: bool) -> Action<State> {

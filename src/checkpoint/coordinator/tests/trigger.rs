@@ -413,3 +413,22 @@ fn an_attempt_after_the_final_checkpoint_takes_one_of_its_own() {
     rig.start(false);
     assert_eq!(rig.on(Event::InputEnded), [prepare(2)], "its sinks failed to commit the first time");
 }
+
+#[test]
+fn s6_12_savepoints_and_the_final_checkpoint_align_whatever_the_mode() {
+    let must_align = |event: fn() -> Event<State>| {
+        let mut rig = Rig::manual(&settings());
+        rig.on(event());
+        let triggers = rig.prepared(1).into_iter().find_map(|action| match action {
+            Action::Trigger { must_align, .. } => Some(must_align),
+            _ => None,
+        });
+        triggers.unwrap()
+    };
+    assert!(must_align(|| Event::InputEnded));
+    assert!(must_align(|| Event::Request {
+        request: RequestId(1),
+        kind: RequestKind::Savepoint { forced: false }
+    }));
+    assert!(!must_align(|| Event::Request { request: RequestId(1), kind: RequestKind::Manual }));
+}
