@@ -97,6 +97,8 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A sink around another one must pass on every method, of the sink and of its writer, those with a default too.
 pub trait Sink<T>: Clone + Send + Sync + 'static {
     /// What makes prepared output visible: a file to rename, a transaction to commit. Stored in every checkpoint, in postcard's
     /// form: see [`StateValue`](crate::StateValue) for what that rules out.

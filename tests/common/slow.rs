@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 use strandline::prelude::*;
-use strandline::{BoxFuture, RecoveryContext, SinkWriter, SubtaskContext};
+use strandline::{BoxFuture, Preparation, RecoveryContext, SinkWriter, SubtaskContext};
 
 /// Another sink, which takes so long for each record. On virtual time it costs none.
 #[derive(Debug, Clone)]
@@ -33,12 +33,31 @@ impl<T: 'static, S: Sink<T>> Sink<T> for Slow<S> {
         self.sink.recover(restored, context)
     }
 
+    fn abort(
+        &self,
+        open: Vec<S::Commit>,
+        context: &RecoveryContext,
+    ) -> impl Future<Output = Result> + Send {
+        self.sink.abort(open, context)
+    }
+
+    fn discard(&self, open: Vec<S::Commit>) -> impl Future<Output = Result> + Send {
+        self.sink.discard(open)
+    }
+
     fn writer(&self, context: &SubtaskContext) -> Result<Self::Writer> {
         Ok(SlowWriter { writer: self.sink.writer(context)?, each: self.each, is_full: false })
     }
 
     fn commit(&self, commits: Vec<S::Commit>) -> impl Future<Output = Result> + Send {
         self.sink.commit(commits)
+    }
+
+    fn try_commit(
+        &self,
+        commits: Vec<S::Commit>,
+    ) -> impl Future<Output = Result<Vec<S::Commit>>> + Send {
+        self.sink.try_commit(commits)
     }
 }
 
@@ -63,5 +82,13 @@ impl<T, W: SinkWriter<T>> SinkWriter<T> for SlowWriter<W> {
 
     fn prepare(&mut self) -> Result<BoxFuture<Result<Vec<W::Commit>>>> {
         self.writer.prepare()
+    }
+
+    fn prepare_for(&mut self, preparation: Preparation) -> Result<BoxFuture<Result<Vec<W::Commit>>>> {
+        self.writer.prepare_for(preparation)
+    }
+
+    fn open(&self) -> Vec<W::Commit> {
+        self.writer.open()
     }
 }
