@@ -24,9 +24,6 @@ use prefetch::prefetch;
 use std::fmt;
 use std::task::Context as TaskContext;
 
-/// How many high bits of a hash the directory can tell apart: 16 Mi pages.
-const DEPTH: u32 = 24;
-
 /// Bytes of entries that are taken to be in the processor's own cache.
 const CACHED: usize = 512 << 10;
 
@@ -221,7 +218,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
         while self.pages.get(at).is_some_and(|page| !page.has_room()) {
             // Entries are about to move.
             self.complete(at, hash, self.epoch);
-            let splits = self.pages.get(at).is_some_and(|page| page.wants_split() && page.depth < DEPTH);
+            let splits = self.pages.get(at).is_some_and(Page::wants_split);
             if splits {
                 self.split(at, hash);
             } else if let Some(page) = self.pages.get_mut(at) {
@@ -340,7 +337,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
     /// newest. Gives whether that one is still pending; otherwise the page is clean.
     fn prepare(&mut self, at: usize, hash: u64) -> bool {
         let newest = self.pending.last().is_some_and(|newest| newest.epoch == self.epoch);
-        if !newest || self.pages.get(at).is_some_and(Page::is_overfull) {
+        if !newest || self.pages.get(at).is_some_and(Page::is_full) {
             self.complete(at, hash, self.epoch);
             return false;
         }

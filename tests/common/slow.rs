@@ -33,11 +33,7 @@ impl<T: 'static, S: Sink<T>> Sink<T> for Slow<S> {
         self.sink.recover(restored, context)
     }
 
-    fn abort(
-        &self,
-        open: Vec<S::Commit>,
-        context: &RecoveryContext,
-    ) -> impl Future<Output = Result> + Send {
+    fn abort(&self, open: Vec<S::Commit>, context: &RecoveryContext) -> impl Future<Output = Result> + Send {
         self.sink.abort(open, context)
     }
 
@@ -53,10 +49,7 @@ impl<T: 'static, S: Sink<T>> Sink<T> for Slow<S> {
         self.sink.commit(commits)
     }
 
-    fn try_commit(
-        &self,
-        commits: Vec<S::Commit>,
-    ) -> impl Future<Output = Result<Vec<S::Commit>>> + Send {
+    fn try_commit(&self, commits: Vec<S::Commit>) -> impl Future<Output = Result<Vec<S::Commit>>> + Send {
         self.sink.try_commit(commits)
     }
 }

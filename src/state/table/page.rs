@@ -7,6 +7,9 @@ use crate::types::stable_hash;
 /// How many entries a page holds before it is split in two.
 const PAGE: usize = PLACES;
 
+/// How many high bits of a hash the directory can tell apart: 16 Mi pages. Pages of that depth are not split.
+pub(super) const DEPTH: u32 = 24;
+
 /// How many entries there are for so many words of the index: fewer make searches shorter, more make it smaller.
 const LOAD: (usize, usize) = (2, 1);
 
@@ -87,7 +90,7 @@ impl<K: Key, V: StateValue> Page<K, V> {
             }
             at = if at + 1 == self.index.len() { 0 } else { at + 1 };
         }
-        if self.is_overfull() { self.find_beyond(key) } else { None }
+        if self.is_full() { self.find_beyond(key) } else { None }
     }
 
     /// The word at which the search for a hash begins.
@@ -109,22 +112,24 @@ impl<K: Key, V: StateValue> Page<K, V> {
         Some(Found { word: usize::MAX, slot: 0, place: PLACES + beyond })
     }
 
-    /// Whether some entries are beyond what slots can lead to: so many come together only if their hashes are all but the same.
+    /// Whether a further entry is beyond what slots can lead to, and what can be noted of single entries. More than that stay together only
+    /// if their hashes are all but the same.
     #[inline]
-    pub(super) fn is_overfull(&self) -> bool {
-        self.entries.len() > PLACES
+    pub(super) fn is_full(&self) -> bool {
+        self.entries.len() >= PLACES
     }
 
     /// Whether one more entry can be put in as it is.
     #[inline]
     pub(super) fn has_room(&self) -> bool {
-        let room = self.entries.len() < self.entries.capacity();
-        room && (self.entries.len() >= PLACES || self.used as usize * LOAD.1 < self.index.len() * LOAD.0)
+        let slots = || self.used as usize * LOAD.1 < self.index.len() * LOAD.0;
+        self.entries.len() < self.entries.capacity()
+            && if self.is_full() { !self.wants_split() } else { slots() }
     }
 
     /// Whether more room is made by a split.
     pub(super) fn wants_split(&self) -> bool {
-        self.entries.len() >= PAGE
+        self.entries.len() >= PAGE && self.depth < DEPTH
     }
 
     /// Puts in a new entry, for which there must be room; gives its place.
@@ -208,11 +213,14 @@ impl<K: Key, V: StateValue> Page<K, V> {
         self.depth += 1;
         let mut upper = Self::new(self.depth, self.clean);
         let bit = 64 - self.depth;
-        let half = self.entries.len() / 2 + self.entries.len() / 8;
-        let mut lower = Vec::with_capacity(half);
-        upper.entries.reserve_exact(half);
+        let is_upper = |entry: &Entry<K, V>| rehash(&entry.key) >> bit & 1 == 1;
+        // The first splits of a subtask that owns a small part of all hashes leave one side empty.
+        let to_upper = self.entries.iter().filter(|entry| is_upper(entry)).count();
+        let to_lower = self.entries.len() - to_upper;
+        let mut lower = Vec::with_capacity(to_lower + to_lower / 4);
+        upper.entries.reserve_exact(to_upper + to_upper / 4);
         for entry in self.entries.drain(..) {
-            let to = if rehash(&entry.key) >> bit & 1 == 0 { &mut lower } else { &mut upper.entries };
+            let to = if is_upper(&entry) { &mut upper.entries } else { &mut lower };
             to.push(entry);
         }
         self.entries = lower;

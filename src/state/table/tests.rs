@@ -143,10 +143,12 @@ fn apply(
     assert_eq!(table.len(), model.len());
 }
 
-/// Keys of which so many come together that pages split.
+/// Keys of which so many come together that pages split; in a part of all hashes, as a subtask has them.
 fn many() -> impl Strategy<Value = Vec<(u64, String)>> {
-    prop_oneof![3 => Just(0), 1 => 2000..4000_u64]
-        .prop_map(|keys| (0..keys).map(|key| (key, key.to_string())).collect())
+    prop_oneof![3 => Just((0, 1)), 2 => (1000..4000_usize, 1..4_u64)].prop_map(|(keys, part)| {
+        let own = (0..).filter(|key| hash(*key) <= u64::MAX / part.max(1));
+        own.take(keys).map(|key| (key, key.to_string())).collect()
+    })
 }
 
 proptest! {
@@ -164,7 +166,7 @@ proptest! {
         for step in insert(first).chain(steps).chain(insert(more)).chain(last) {
             apply(step, &mut table, &mut model, &mut pending);
         }
-        for key in 0..4000 {
+        for key in 0..40_000 {
             assert_eq!(table.get(&key, hash(key)), model.get(&key), "key {key}");
         }
         for (mut frozen, mut groups, expected) in pending.drain(..) {
@@ -192,6 +194,26 @@ fn s15_5_later_changes_show_in_the_next_snapshot_only() {
     assert_eq!(count(&read(&mut table, &mut second)), 2);
     assert_eq!(count(&read(&mut table, &mut first)), 1);
     assert_eq!((table.len(), table.get(&1, hash(1)), table.get(&2, hash(2))), (1, None, Some(&20)));
+}
+
+/// Around the size at which pages are split; in all hashes and in the small part of them that a subtask of many owns.
+#[test]
+fn s15_5_what_comes_after_a_freeze_is_not_in_it_at_any_size() {
+    for part in 1..=3 {
+        let mut own = (0..).filter(|key| hash(*key) <= u64::MAX / part);
+        let mut table = Table::<u64, u64>::new();
+        let mut add = |table: &mut Table<u64, u64>, n: usize| {
+            own.by_ref().take(n).for_each(|key| assert!(table.insert(&key, hash(key), key)));
+        };
+        for _ in 0..300 {
+            let frozen_len = table.len();
+            let mut frozen = table.freeze(max());
+            add(&mut table, 7);
+            let groups = read(&mut table, &mut frozen);
+            let entries: u64 = groups.iter().map(|group| group.entries).sum();
+            assert_eq!(entries, frozen_len as u64, "part {part}");
+        }
+    }
 }
 
 #[test]
