@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 /// Values in order of adding, per key (Flink's `ListState`). Declare it with `list_state`; every method works on the
 /// current key. An empty list and no list are the same.
 ///
-/// The first change to a list while a checkpoint is being written copies the list. Keep long histories in a
+/// The first change to a list while a checkpoint is being written encodes the list as it was. Keep long histories in a
 /// [`MapState`](super::MapState) or cut them by key.
 pub struct ListState<T> {
     slot: Slot,

@@ -18,7 +18,7 @@ impl<T: Key + Hash> UserKey for T {}
 /// Values by a second key, per key (Flink's `MapState`). Declare it with `map_state`; every method works on the current
 /// key. Iteration is in no order to rely on.
 ///
-/// The first change to a key's map while a checkpoint is being written copies that map. A map with very many entries is
+/// The first change to a key's map while a checkpoint is being written encodes that map as it was. A map with very many entries is
 /// better made the key: `key_by` on both.
 pub struct MapState<UK, V> {
     slot: Slot,
@@ -84,7 +84,7 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
     /// Removes the value under `user_key` and gives it. With its last value the key itself is removed.
     pub fn remove<C: KeyedAccess>(&self, ctx: &mut C, user_key: &UK) -> Option<V> {
         if !self.contains(ctx, user_key) {
-            return None; // without copying a map that a snapshot holds
+            return None; // without encoding for a snapshot a map that stays as it is
         }
         let (store, key, hash) = ctx.states_mut();
         let table = store.table_mut::<C::Key, Entries<UK, V>>(self.slot)?;

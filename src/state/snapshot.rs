@@ -28,7 +28,7 @@ pub struct KeyedSnapshot {
     pub name: String,
     /// What its entries are.
     pub schema: StateSchema,
-    /// Its entries. Nothing is encoded before they are asked for.
+    /// Its entries. They come as the subtask that owns the state encodes them.
     pub groups: Box<dyn GroupEncoder>,
 }
 
