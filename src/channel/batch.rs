@@ -8,8 +8,65 @@ use std::fmt;
 pub struct Batch<T> {
     /// The records.
     pub items: Vec<T>,
-    /// Stable key hashes, one per record, or empty on an edge without keys.
-    pub hashes: Vec<u64>,
+    /// Stable key hashes, one per record, or none on an edge without keys.
+    pub hashes: Hashes,
+}
+
+/// The most records that a batch holds.
+const MOST: usize = 1024;
+
+/// The hashes of a batch's records, by place: the batch says how many there are. Room for all of them is always there, so that putting
+/// one in asks for nothing.
+#[derive(Clone, Default)]
+pub struct Hashes(Option<Box<[u64; MOST]>>);
+
+impl Hashes {
+    /// Room for hashes.
+    #[must_use]
+    pub fn with_room() -> Self {
+        Self(Some(Box::new([0; MOST])))
+    }
+
+    /// These, if they are not too many.
+    #[must_use]
+    pub fn of(hashes: &[u64]) -> Option<Self> {
+        let mut all = Box::new([0; MOST]);
+        all.get_mut(..hashes.len())?.copy_from_slice(hashes);
+        Some(Self(Some(all)))
+    }
+
+    /// Whether the records have hashes.
+    #[must_use]
+    pub fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Puts in the hash of the record at `place`, which is below the batch's capacity.
+    #[inline]
+    pub fn put(&mut self, place: usize, hash: u64) {
+        if let Some(hashes) = &mut self.0 {
+            hashes[place % MOST] = hash;
+        }
+    }
+
+    /// Those of the first `n` records.
+    #[must_use]
+    pub fn first(&self, n: usize) -> &[u64] {
+        self.0.as_ref().and_then(|hashes| hashes.get(..n)).unwrap_or_default()
+    }
+
+    /// Forgets the first `n` of so many.
+    pub fn forget_first(&mut self, n: usize, of: usize) {
+        if let Some(hashes) = self.0.as_mut().filter(|_| n <= of && of <= MOST) {
+            hashes.copy_within(n..of, 0);
+        }
+    }
+}
+
+impl fmt::Debug for Hashes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_some() { "Hashes" } else { "no hashes" })
+    }
 }
 
 /// A batch whose record type only its two ends know. Always a [`Batch`].
@@ -59,8 +116,8 @@ impl fmt::Debug for dyn Records {
 pub const fn batch_capacity<T>() -> usize {
     let size = size_of::<T>();
     let fits = 131_072 / if size == 0 { 1 } else { size };
-    if fits > 1024 {
-        1024
+    if fits > MOST {
+        MOST
     } else if fits < 16 {
         16
     } else {
@@ -75,7 +132,7 @@ impl<T> Batch<T> {
         let room = batch_capacity::<T>();
         Self {
             items: Vec::with_capacity(room),
-            hashes: if hashed { Vec::with_capacity(room) } else { Vec::new() },
+            hashes: if hashed { Hashes::with_room() } else { Hashes::default() },
         }
     }
 }

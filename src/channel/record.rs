@@ -1,6 +1,6 @@
 //! What crosses a channel, and how it is copied and stored while it is on its way.
 
-use super::{AnyBatch, Batch};
+use super::{AnyBatch, Batch, Hashes};
 use crate::checkpoint::metadata::StateSchema;
 use crate::error::{Error, ErrorKind};
 use crate::state::{codec, schema};
@@ -94,7 +94,7 @@ fn foreign() -> Error {
 fn encode<T: Record>(batch: &AnyBatch, to: &mut Vec<u8>) -> Result<(), Error> {
     let Batch { items, hashes } = batch.downcast_ref::<Batch<T>>().ok_or_else(foreign)?;
     let n = u32::try_from(items.len()).map_err(|_| foreign())?;
-    let hashes = if hashes.len() == items.len() { hashes.as_slice() } else { &[] };
+    let hashes = hashes.first(items.len());
     to.reserve(9 + hashes.len() * 8 + items.len() * size_of::<T>());
     to.extend_from_slice(&n.to_le_bytes());
     to.push(u8::from(!hashes.is_empty()));
@@ -126,6 +126,11 @@ fn decode<T: Record>(mut bytes: &[u8], wanted: Wanted<'_>) -> Result<Vec<AnyBatc
             hashes.retain(|hash| wanted(*hash));
         }
         if !items.is_empty() {
+            let hashes = if hashes.is_empty() {
+                Hashes::default()
+            } else {
+                Hashes::of(&hashes).ok_or_else(damaged)?
+            };
             batches.push(Box::new(Batch { items, hashes }));
         }
         bytes = rest;
@@ -145,13 +150,14 @@ mod tests {
 
     fn batch(records: &[&str]) -> AnyBatch {
         let items: Vec<String> = records.iter().map(|record| (*record).to_owned()).collect();
-        let hashes = (100..).take(items.len()).collect();
-        Box::new(Batch { items, hashes })
+        let hashes: Vec<u64> = (100..).take(items.len()).collect();
+        Box::new(Batch { items, hashes: Hashes::of(&hashes).unwrap() })
     }
 
     fn records(batch: AnyBatch) -> (Vec<String>, Vec<u64>) {
         let batch = batch.downcast::<Batch<String>>().unwrap();
-        (batch.items, batch.hashes)
+        let hashes = batch.hashes.first(batch.items.len()).to_vec();
+        (batch.items, hashes)
     }
 
     fn two_batches() -> Vec<u8> {
@@ -178,7 +184,7 @@ mod tests {
         RecordCodec::of::<String>().encode(&batch(&["a", "bc"]), &mut bytes).unwrap();
         let hashes = [100, 0, 0, 0, 0, 0, 0, 0, 101, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(bytes, [&[2, 0, 0, 0, 1][..], &hashes, &[2, 1, b'a', 2, b'b', b'c']].concat());
-        let plain: AnyBatch = Box::new(Batch { items: vec![300_u32], hashes: vec![] });
+        let plain: AnyBatch = Box::new(Batch { items: vec![300_u32], hashes: Hashes::default() });
         let mut bytes = Vec::new();
         RecordCodec::of::<u32>().encode(&plain, &mut bytes).unwrap();
         assert_eq!(bytes, [1, 0, 0, 0, 0, 1, 0xac, 0x02]);
@@ -191,7 +197,7 @@ mod tests {
         assert_eq!(some.into_iter().map(records).collect::<Vec<_>>(), [(vec![String::new()], vec![101])]);
         let codec = RecordCodec::of::<u32>();
         let mut bytes = Vec::new();
-        let plain: AnyBatch = Box::new(Batch { items: vec![1_u32, 2], hashes: vec![] });
+        let plain: AnyBatch = Box::new(Batch { items: vec![1_u32, 2], hashes: Hashes::default() });
         codec.encode(&plain, &mut bytes).unwrap();
         assert_eq!(codec.decode(&bytes, &|_| false).unwrap()[0].len(), 2);
     }

@@ -94,12 +94,12 @@ impl<T: Send + 'static, P: Partitioner<T>> Route<T> for Router<T, P> {
     fn push(&mut self, record: T) -> Result<Flow> {
         let (channel, hash) = self.partitioner.select(&record)?;
         let Some(buffer) = self.buffers.get_mut(channel) else { return Ok(Flow::Ready) };
-        let held = buffer.items.len() + 1;
+        let held = buffer.items.len();
         buffer.items.push(record);
         if P::HASHED {
-            buffer.hashes.push(hash);
+            buffer.hashes.put(held, hash);
         }
-        Ok(if held < batch_capacity::<T>() { Flow::Ready } else { self.ship(channel) })
+        Ok(if held + 1 < batch_capacity::<T>() { Flow::Ready } else { self.ship(channel) })
     }
 
     fn flush(&mut self) {

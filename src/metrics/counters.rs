@@ -50,6 +50,13 @@ impl AddAssign<u64> for Tally<'_> {
     }
 }
 
+impl PartialEq<u64> for Tally<'_> {
+    #[inline]
+    fn eq(&self, n: &u64) -> bool {
+        self.n == *n
+    }
+}
+
 impl Drop for Tally<'_> {
     #[inline]
     fn drop(&mut self) {

@@ -58,7 +58,7 @@ where
 {
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
-        match blaming(self.owner.as_ref(), || (self.f)(record)) {
+        match blaming(&self.owner, || (self.f)(record)) {
             Ok(record) => self.down.push(record),
             Err(record) => self.side.push(record),
         }

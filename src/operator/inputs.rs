@@ -125,8 +125,7 @@ where
     O: Operator,
     D: Push<O::Out>,
 {
-    let Batch { items, hashes } = typed::<T>(batch, &parts.id)?;
-    hashes.clear();
+    let Batch { items, .. } = typed::<T>(batch, &parts.id)?;
     let mut flow = Flow::Ready;
     let mut taken = 0;
     let mut rest = Vec::new();

@@ -67,8 +67,9 @@ impl<T: 'static, K: 'static> KeyedInput<T, K> {
         keyer.fill(&batch.items, keys);
         let Batch { items, hashes } = batch;
         let mut flow = Flow::Ready;
+        let n = items.len();
         let mut records = items.drain(..);
-        'slices: for (keys, hashes) in keys.chunks(SLICE).zip(hashes.chunks(SLICE)) {
+        'slices: for (keys, hashes) in keys.chunks(SLICE).zip(hashes.first(n).chunks(SLICE)) {
             parts.core.states.touch(hashes);
             for ((key, hash), record) in keys.iter().zip(hashes).zip(records.by_ref()) {
                 parts.handle(record, key, *hash)?;
@@ -84,7 +85,7 @@ impl<T: 'static, K: 'static> KeyedInput<T, K> {
         }
         // Room for the rest is there: it came out of this very buffer.
         let mut rest: Vec<T> = records.collect();
-        hashes.drain(..hashes.len() - rest.len());
+        hashes.forget_first(n - rest.len(), n);
         items.append(&mut rest);
         Ok(flow)
     }

@@ -20,7 +20,12 @@ pub struct Output<T> {
     paused: bool,
     /// Records that were emitted: those of an iterator count when they are pulled.
     count: u64,
+    /// From which length of the buffer on the chain should take it: any, while something stalls.
+    enough: usize,
 }
+
+/// From which length of the buffer on the chain should take it.
+const ENOUGH: usize = 256;
 
 enum Stalled<T> {
     Rest(std::vec::IntoIter<T>),
@@ -41,7 +46,7 @@ impl<T> Iterator for Stalled<T> {
 
 impl<T> Default for Output<T> {
     fn default() -> Self {
-        Self { stalled: VecDeque::new(), items: Vec::new(), paused: false, count: 0 }
+        Self { stalled: VecDeque::new(), items: Vec::new(), paused: false, count: 0, enough: ENOUGH }
     }
 }
 
@@ -57,12 +62,13 @@ impl<T: 'static> Output<T> {
             self.stalled.push_back(Stalled::Rest(std::mem::take(&mut self.items).into_iter()));
         }
         self.stalled.push_back(Stalled::Iter(Box::new(iter)));
+        self.enough = 0;
     }
 
     /// Whether the chain should take what is here before the next record: the buffer is long, or something stalls.
     #[inline]
     pub(super) fn wants_drain(&self) -> bool {
-        self.items.len() >= 256 || !self.stalled.is_empty()
+        self.items.len() >= self.enough
     }
 
     /// How many records were emitted since this was last asked.
@@ -85,6 +91,7 @@ impl<T: 'static> Output<T> {
             let rest: Vec<T> = items.collect();
             if !rest.is_empty() {
                 self.stalled.push_back(Stalled::Rest(rest.into_iter()));
+                self.enough = 0;
             }
         }
         Ok(flow)
@@ -118,7 +125,7 @@ impl<T: 'static> Output<T> {
             let count = &mut self.count;
             let mut stretch = std::iter::from_fn(|| {
                 left = left.checked_sub(1)?;
-                let record = blaming(Some(owner), || front.next())?;
+                let record = blaming(owner, || front.next())?;
                 *count += new;
                 Some(record)
             });
@@ -131,6 +138,7 @@ impl<T: 'static> Output<T> {
             }
             self.stalled.pop_front();
         }
+        self.enough = ENOUGH;
         Ok(Flow::Ready)
     }
 }

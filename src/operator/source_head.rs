@@ -56,7 +56,7 @@ impl<S: Source, D: Push<S::Record>> SourceHead<S, D> {
         Self { id, source, reader, position, pending, ended: false, down, counters }
     }
 
-    fn read_slice(&mut self, task: &mut TaskContext<'_>, limit: usize) -> Result<Read> {
+    fn read_slice(&mut self, task: &mut TaskContext<'_>, limit: u64) -> Result<Read> {
         if self.ended {
             return Ok(Read::Ended);
         }
@@ -75,13 +75,14 @@ impl<S: Source, D: Push<S::Record>> SourceHead<S, D> {
         let Reader::Here(reader) = &mut self.reader else {
             return Err(Error::new(ErrorKind::Internal, "a source's reader was lost").into());
         };
-        let mut left = limit;
         // What ends the slice early: `Ok` when there is nothing at hand.
         let mut stopped: Option<Result> = None;
         let mut given = self.counters.records_out.tally();
         let mut slice = std::iter::from_fn(|| {
-            left = left.checked_sub(1)?;
-            match blaming(Some(&self.id), || reader.next()) {
+            if given == limit {
+                return None;
+            }
+            match blaming(&self.id, || reader.next()) {
                 Ok(Some(record)) => {
                     given += 1;
                     return Some(record);
@@ -142,7 +143,7 @@ impl<S: Source, D: Push<S::Record>> Chain for SourceHead<S, D> {
 
     fn read(&mut self, task: &mut TaskContext<'_>, limit: usize) -> Result<Read> {
         let id = self.id.clone();
-        Ok(in_operator(&id, FAILED, || self.read_slice(task, limit))?)
+        Ok(in_operator(&id, FAILED, || self.read_slice(task, limit as u64))?)
     }
 
     fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow> {

@@ -172,16 +172,13 @@ pub(crate) fn in_operator<T>(
     what: &str,
     code: impl FnOnce() -> Result<T>,
 ) -> Result<T, Error> {
-    let blame = Blame(Some(id));
-    let result = code();
-    std::mem::forget(blame);
-    result.map_err(|cause| failed(id, what, cause))
+    blaming(id, code).map_err(|cause| failed(id, what, cause))
 }
 
 /// Runs code of a plain stage. A panic in it is put down to the operator before it, if there is one in its chain. Later stages pull
 /// their records through earlier ones, so each says for itself whose code it runs.
 #[inline]
-pub(super) fn blaming<T>(owner: Option<&OperatorId>, code: impl FnOnce() -> T) -> T {
+pub(super) fn blaming<T>(owner: &impl Blamed, code: impl FnOnce() -> T) -> T {
     let blame = Blame(owner);
     let result = code();
     std::mem::forget(blame);
@@ -198,16 +195,40 @@ pub(crate) fn take_blamed() -> Option<OperatorId> {
     BLAMED.take().flatten()
 }
 
-/// Knows which operator runs, in case it panics.
-struct Blame<'a>(Option<&'a OperatorId>);
+/// What a panic is put down to. Asked only when there is one: until then nothing is loaded, not even whether there is an operator.
+pub(super) trait Blamed {
+    fn operator(&self) -> Option<&OperatorId>;
+}
 
-impl Drop for Blame<'_> {
-    #[cold]
+impl Blamed for OperatorId {
+    fn operator(&self) -> Option<&OperatorId> {
+        Some(self)
+    }
+}
+
+impl Blamed for Option<OperatorId> {
+    fn operator(&self) -> Option<&OperatorId> {
+        self.as_ref()
+    }
+}
+
+/// Knows which operator runs, in case it panics.
+struct Blame<'a, B: Blamed>(&'a B);
+
+impl<B: Blamed> Drop for Blame<'_, B> {
+    // By value to a function that is never inlined: so the guard needs no memory while all is well.
+    #[inline]
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            BLAMED.with_borrow_mut(|blamed| {
-                blamed.get_or_insert_with(|| self.0.cloned());
-            });
-        }
+        blame(self.0);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn blame(owner: &impl Blamed) {
+    if std::thread::panicking() {
+        BLAMED.with_borrow_mut(|blamed| {
+            blamed.get_or_insert_with(|| owner.operator().cloned());
+        });
     }
 }

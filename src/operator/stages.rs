@@ -53,14 +53,14 @@ closure_stage! {
 impl<T: 'static, U: 'static, F: Fn(T) -> U + 'static, D: Push<U>> Push<T> for MapStage<F, U, D> {
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
-        let record = blaming(self.owner.as_ref(), || (self.f)(record));
+        let record = blaming(&self.owner, || (self.f)(record));
         self.down.push(record)
     }
 
     #[inline]
     fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
         let Self { f, owner, down, .. } = self;
-        down.push_all(&mut records.map(|record| blaming(owner.as_ref(), || f(record))))
+        down.push_all(&mut records.map(|record| blaming(owner, || f(record))))
     }
 
     pass_on!();
@@ -69,7 +69,7 @@ impl<T: 'static, U: 'static, F: Fn(T) -> U + 'static, D: Push<U>> Push<T> for Ma
 impl<T: 'static, U: 'static, F: Fn(T) -> Result<U> + 'static, D: Push<U>> Push<T> for TryMapStage<F, U, D> {
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
-        let record = blaming(self.owner.as_ref(), || (self.f)(record))?;
+        let record = blaming(&self.owner, || (self.f)(record))?;
         self.down.push(record)
     }
 
@@ -79,14 +79,14 @@ impl<T: 'static, U: 'static, F: Fn(T) -> Result<U> + 'static, D: Push<U>> Push<T
 impl<T: 'static, F: Fn(&T) -> bool + 'static, D: Push<T>> Push<T> for FilterStage<F, T, D> {
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
-        let keep = blaming(self.owner.as_ref(), || (self.f)(&record));
+        let keep = blaming(&self.owner, || (self.f)(&record));
         if keep { self.down.push(record) } else { Ok(Flow::Ready) }
     }
 
     #[inline]
     fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
         let Self { f, owner, down, .. } = self;
-        down.push_all(&mut records.filter(|record| blaming(owner.as_ref(), || f(record))))
+        down.push_all(&mut records.filter(|record| blaming(owner, || f(record))))
     }
 
     pass_on!();
@@ -101,7 +101,7 @@ where
 {
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
-        match blaming(self.owner.as_ref(), || (self.f)(record)) {
+        match blaming(&self.owner, || (self.f)(record)) {
             Some(record) => self.down.push(record),
             None => Ok(Flow::Ready),
         }
@@ -110,7 +110,7 @@ where
     #[inline]
     fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
         let Self { f, owner, down, .. } = self;
-        down.push_all(&mut records.filter_map(|record| blaming(owner.as_ref(), || f(record))))
+        down.push_all(&mut records.filter_map(|record| blaming(owner, || f(record))))
     }
 
     pass_on!();
@@ -119,14 +119,14 @@ where
 impl<T: 'static, F: Fn(&T) + 'static, D: Push<T>> Push<T> for InspectStage<F, T, D> {
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
-        blaming(self.owner.as_ref(), || (self.f)(&record));
+        blaming(&self.owner, || (self.f)(&record));
         self.down.push(record)
     }
 
     #[inline]
     fn push_all<I: Iterator<Item = T>>(&mut self, records: &mut I) -> Result<Flow> {
         let Self { f, owner, down, .. } = self;
-        down.push_all(&mut records.inspect(|record| blaming(owner.as_ref(), || f(record))))
+        down.push_all(&mut records.inspect(|record| blaming(owner, || f(record))))
     }
 
     pass_on!();
@@ -157,7 +157,7 @@ impl<F, I: IntoIterator, D: Push<I::Item>> FlatMapStage<F, I, D> {
         let mut ended = false;
         let mut stretch = std::iter::from_fn(|| {
             left = left.checked_sub(1)?;
-            let record = blaming(owner.as_ref(), || iter.next());
+            let record = blaming(owner, || iter.next());
             ended = record.is_none();
             record
         });
@@ -180,7 +180,7 @@ where
 {
     #[inline]
     fn push(&mut self, record: T) -> Result<Flow> {
-        let iter = blaming(self.owner.as_ref(), || (self.f)(record).into_iter());
+        let iter = blaming(&self.owner, || (self.f)(record).into_iter());
         self.pull(iter)
     }
 

@@ -22,6 +22,7 @@ mod handle;
 mod handover;
 mod list;
 mod map;
+mod raw;
 pub mod redistribution;
 mod reducing;
 pub mod schema;

@@ -7,6 +7,7 @@ use super::encoding::{EncodedGroup, GroupEncoder, decode_group};
 use super::handle::Slot;
 use super::list::ListState;
 use super::map::{Entries, MapState, UserKey};
+use super::raw::ErasedTable;
 use super::reducing::{Reduce, ReducingState};
 use super::schema;
 use super::snapshot::{
@@ -47,7 +48,7 @@ pub struct StateStore {
 struct TableSlot {
     name: String,
     schema: StateSchema,
-    table: Box<dyn AnyTable>,
+    table: ErasedTable,
     /// What a reducing state folds with; `()` for the others.
     function: Box<dyn Any + Send>,
 }
@@ -67,7 +68,7 @@ struct KeptTable {
 }
 
 /// A table whose types are not known: for what happens once per batch or per checkpoint, never per record.
-trait AnyTable: Any + Send {
+pub(super) trait AnyTable: Any + Send {
     fn freeze(&mut self, max_parallelism: MaxParallelism) -> Box<dyn GroupEncoder>;
     fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool;
     fn len(&self) -> usize;
@@ -325,7 +326,7 @@ impl StateStore {
     #[inline]
     pub(super) fn table<K: Key, V: StateValue>(&self, slot: Slot) -> Option<&Table<K, V>> {
         let found = match self.tables.get(slot.index as usize) {
-            Some(found) if slot.owner == self.owner => (&*found.table as &dyn Any).downcast_ref(),
+            Some(found) if slot.owner == self.owner => found.table.downcast_ref(),
             _ => None,
         };
         debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
@@ -335,7 +336,7 @@ impl StateStore {
     #[inline]
     pub(super) fn table_mut<K: Key, V: StateValue>(&mut self, slot: Slot) -> Option<&mut Table<K, V>> {
         let found = match self.tables.get_mut(slot.index as usize) {
-            Some(found) if slot.owner == self.owner => (&mut *found.table as &mut dyn Any).downcast_mut(),
+            Some(found) if slot.owner == self.owner => found.table.downcast_mut(),
             _ => None,
         };
         debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
@@ -350,7 +351,7 @@ impl StateStore {
     ) -> Option<(&mut Table<K, V>, &F)> {
         let found = match self.tables.get_mut(slot.index as usize) {
             Some(found) if slot.owner == self.owner => {
-                let table = (&mut *found.table as &mut dyn Any).downcast_mut();
+                let table = found.table.downcast_mut();
                 table.zip(found.function.downcast_ref())
             }
             _ => None,
@@ -461,7 +462,7 @@ impl StateStore {
         self.tables.push(TableSlot {
             name: name.to_owned(),
             schema: declared,
-            table: Box::new(table),
+            table: ErasedTable::new(table),
             function,
         });
         self.slot(self.tables.len() - 1)

@@ -10,17 +10,18 @@
 //! snapshot is pending is one encoding of the old value. Whether a snapshot needs an entry says, from the cheapest look to the most
 //! exact: the page's `clean` epoch, the page's `touched` epoch, the entry's bit.
 
+mod hints;
 mod page;
 mod pending;
-mod prefetch;
 mod word;
 
 use super::handover::{Frozen, Room, handover};
+use super::raw::prefetch;
 use super::{Key, StateValue};
 use crate::types::MaxParallelism;
+use hints::Hints;
 use page::{Entry, Found, Page};
 use pending::{Pending, range};
-use prefetch::prefetch;
 use std::fmt;
 use std::task::Context as TaskContext;
 
@@ -36,6 +37,7 @@ pub struct Table<K, V> {
     directory: Vec<u32>,
     depth: u32,
     pages: Vec<Page<K, V>>,
+    hints: Hints,
     len: usize,
     /// Counts freezes.
     epoch: u32,
@@ -49,6 +51,7 @@ impl<K: Key, V: StateValue> Default for Table<K, V> {
             directory: vec![0],
             depth: 0,
             pages: vec![Page::new(0, 0)],
+            hints: Hints::default(),
             len: 0,
             epoch: 0,
             pending: Vec::new(),
@@ -84,13 +87,20 @@ impl<K: Key, V: StateValue> Table<K, V> {
     /// Bytes of memory that it holds, without what keys and values own beside themselves.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.pages.iter().map(Page::bytes).sum::<usize>() + self.directory.len() * size_of::<u32>()
+        let pages = self.pages.iter().map(Page::bytes).sum::<usize>();
+        pages + self.directory.len() * size_of::<u32>() + self.hints.bytes()
     }
 
     /// The value of `key`.
     #[inline]
     #[must_use]
     pub fn get(&self, key: &K, hash: u64) -> Option<&V> {
+        if let Some((at, place)) = self.hints.get(hash)
+            && let Some(entry) = self.pages.get(at).and_then(|page| page.entries.get(place))
+            && entry.key == *key
+        {
+            return Some(&entry.value);
+        }
         let page = self.pages.get(self.page_of(hash))?;
         let place = match page.find_at_home(key, hash) {
             Some(place) => place,
@@ -114,6 +124,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
                 found.place
             }
         };
+        self.hints.set(hash, at, place);
         Some(&mut self.pages.get_mut(at)?.entries.get_mut(place)?.value)
     }
 
@@ -141,12 +152,21 @@ impl<K: Key, V: StateValue> Table<K, V> {
         new: impl FnOnce() -> V,
         f: impl FnOnce(&mut V) -> R,
     ) -> R {
+        if let Some((at, place)) = self.hints.get(hash)
+            && let Some(page) = self.pages.get_mut(at)
+            && page.clean == self.epoch
+            && let Some(entry) = page.entries.get_mut(place)
+            && entry.key == *key
+        {
+            return f(&mut entry.value);
+        }
         let at = self.page_of(hash);
         if let Some(page) = self.pages.get_mut(at)
             && page.clean == self.epoch
             && let Some(place) = page.find_at_home(key, hash)
             && let Some(entry) = page.entries.get_mut(place)
         {
+            self.hints.set(hash, at, place);
             return f(&mut entry.value);
         }
         self.update_or_insert(key, hash, new, f)
@@ -231,6 +251,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
         let Some(page) = self.pages.get_mut(at) else { return };
         let place = page.put(hash, key.clone(), value);
         self.len += 1;
+        self.hints.fit(self.len);
         // No pending snapshot knows it.
         if hidden {
             page.set_saved(place, true);
