@@ -168,13 +168,13 @@ where
         let (State::Open(items), Some(position)) = (&mut self.state, self.splits.first_mut()) else {
             return Ok(None);
         };
-        let item = items.next();
-        match item {
-            Some(_) => position.0 += 1,
-            // Some iterators begin again after their end: never ask twice.
-            None => self.state = State::Done,
+        if let Some(item) = items.next() {
+            position.0 += 1;
+            return Ok(Some(item));
         }
-        Ok(item)
+        // Some iterators begin again after their end: never ask twice.
+        self.state = State::Done;
+        Ok(None)
     }
 
     async fn ready(&mut self) -> Result<bool> {
