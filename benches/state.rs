@@ -121,9 +121,12 @@ impl<K: Key> Bench<K> {
     }
 
     fn batched(&mut self, keys: &[K], hashes: &[u64]) {
-        for (keys, hashes) in keys.chunks(SLICE).zip(hashes.chunks(SLICE)) {
-            self.table.touch(hashes);
-            for (key, hash) in keys.iter().zip(hashes) {
+        let slice = |at: usize| hashes.chunks(SLICE).nth(at).unwrap_or_default();
+        self.table.touch(&[], slice(0));
+        self.table.touch(slice(0), slice(1));
+        for (at, keys) in keys.chunks(SLICE).enumerate() {
+            self.table.touch(slice(at + 1), slice(at + 2));
+            for (key, hash) in keys.iter().zip(slice(at)) {
                 self.table.update(key, *hash, Default::default, add);
             }
         }

@@ -69,8 +69,13 @@ impl<T: 'static, K: 'static> KeyedInput<T, K> {
         let mut flow = Flow::Ready;
         let n = items.len();
         let mut records = items.drain(..);
-        'slices: for (keys, hashes) in keys.chunks(SLICE).zip(hashes.first(n).chunks(SLICE)) {
-            parts.core.states.touch(hashes);
+        let slice = |at: usize| hashes.first(n).chunks(SLICE).nth(at).unwrap_or_default();
+        parts.core.states.touch(&[], slice(0));
+        parts.core.states.touch(slice(0), slice(1));
+        'slices: for (at, keys) in keys.chunks(SLICE).enumerate() {
+            // While these are handled, what the next ones need is on its way.
+            parts.core.states.touch(slice(at + 1), slice(at + 2));
+            let hashes = slice(at);
             for ((key, hash), record) in keys.iter().zip(hashes).zip(records.by_ref()) {
                 parts.handle(record, key, *hash)?;
                 if parts.core.out.wants_drain() && parts.drain()? == Flow::Full {

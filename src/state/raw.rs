@@ -5,7 +5,7 @@ use super::store::AnyTable;
 use std::any::TypeId;
 use std::ops::{Deref, DerefMut};
 
-/// Brings the cache lines of both ends of `at` near. Changes nothing else.
+/// Brings the cache lines of both ends of `at` near, or the one it must lie in. Changes nothing else.
 #[inline]
 #[allow(unsafe_code)]
 pub(super) fn prefetch<T>(at: &T) {
@@ -15,7 +15,9 @@ pub(super) fn prefetch<T>(at: &T) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let first = std::ptr::from_ref(at).cast::<i8>();
         _mm_prefetch::<_MM_HINT_T0>(first);
-        _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(size_of::<T>().saturating_sub(1)));
+        if size_of::<T>() > align_of::<T>() {
+            _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(size_of::<T>() - 1));
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;

@@ -72,7 +72,7 @@ pub(super) trait AnyTable: Any + Send {
     fn freeze(&mut self, max_parallelism: MaxParallelism) -> Box<dyn GroupEncoder>;
     fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool;
     fn len(&self) -> usize;
-    fn touch(&self, hashes: &[u64]);
+    fn touch(&mut self, soon: &[u64], later: &[u64]);
 }
 
 impl<K: Key, V: StateValue> AnyTable for Table<K, V> {
@@ -88,8 +88,8 @@ impl<K: Key, V: StateValue> AnyTable for Table<K, V> {
         Table::len(self)
     }
 
-    fn touch(&self, hashes: &[u64]) {
-        Table::touch(self, hashes);
+    fn touch(&mut self, soon: &[u64], later: &[u64]) {
+        Table::touch(self, soon, later);
     }
 }
 
@@ -310,10 +310,10 @@ impl StateStore {
         swept.fold(false, |more, table| more | table)
     }
 
-    /// Brings near what is kept under keys with these hashes: they are used next.
-    pub(crate) fn touch(&self, hashes: &[u64]) {
-        for slot in &self.tables {
-            slot.table.touch(hashes);
+    /// Brings near what is kept under keys with these hashes: those that are used soon, and those after them.
+    pub(crate) fn touch(&mut self, soon: &[u64], later: &[u64]) {
+        for slot in &mut self.tables {
+            slot.table.touch(soon, later);
         }
     }
 

@@ -28,9 +28,6 @@ use std::task::Context as TaskContext;
 /// Bytes of entries that are taken to be in the processor's own cache.
 const CACHED: usize = 512 << 10;
 
-/// How many keys are brought near together: enough for the memory to be kept busy, few enough to stay in the cache.
-const TOUCHED: usize = 32;
-
 /// Values of one state, by key. Every method takes the key's stable hash beside the key.
 pub struct Table<K, V> {
     /// The page for each value of the hashes' high `depth` bits.
@@ -38,6 +35,8 @@ pub struct Table<K, V> {
     depth: u32,
     pages: Vec<Page<K, V>>,
     hints: Hints,
+    /// The pages of the keys that were last said to be used later.
+    ahead: Vec<usize>,
     len: usize,
     /// Counts freezes.
     epoch: u32,
@@ -52,6 +51,7 @@ impl<K: Key, V: StateValue> Default for Table<K, V> {
             depth: 0,
             pages: vec![Page::new(0, 0)],
             hints: Hints::default(),
+            ahead: Vec::new(),
             len: 0,
             epoch: 0,
             pending: Vec::new(),
@@ -212,24 +212,30 @@ impl<K: Key, V: StateValue> Table<K, V> {
         self.take(key, hash).is_some()
     }
 
-    /// Brings near what is kept under these keys, which are used next, so that the processor waits for the memory of many of them at the
-    /// same time. Does nothing while the table fits the cache.
-    pub fn touch(&self, hashes: &[u64]) {
+    /// Brings near what is kept under keys that are used soon, and what leads to it for those that are used after them; so the processor
+    /// waits for the memory of many of them at the same time. The keys of `soon` are those that were `later` in the call before. Does
+    /// nothing while the table fits the cache.
+    pub fn touch(&mut self, soon: &[u64], later: &[u64]) {
         if self.len <= CACHED / size_of::<Entry<K, V>>().max(1) {
             return;
         }
-        for hashes in hashes.chunks(TOUCHED) {
-            for hash in hashes {
-                if let Some(word) = self.pages.get(self.page_of(*hash)).and_then(|page| page.word(*hash)) {
-                    prefetch(word);
-                }
-            }
-            for hash in hashes {
-                if let Some(entry) = self.pages.get(self.page_of(*hash)).and_then(|page| page.likely(*hash)) {
-                    prefetch(entry);
-                }
+        let mut ahead = std::mem::take(&mut self.ahead);
+        // A page may have been split in between: then the way is the long one, for those few.
+        for (hash, at) in soon.iter().zip(&ahead) {
+            if let Some((place, entry)) = self.pages.get(*at).and_then(|page| page.likely(*hash)) {
+                prefetch(entry);
+                self.hints.set(*hash, *at, place);
             }
         }
+        ahead.clear();
+        ahead.extend(later.iter().map(|hash| {
+            let at = self.page_of(*hash);
+            if let Some(word) = self.pages.get(at).and_then(|page| page.word(*hash)) {
+                prefetch(word);
+            }
+            at
+        }));
+        self.ahead = ahead;
     }
 
     #[cold]

@@ -1,10 +1,14 @@
-//! Where the entries of a small table were found last: most searches end at the first look.
+//! Where entries are to be looked for first: where those of a small table were found last, and where those of a large one will be that
+//! are used next. Most searches end at the first look.
 //!
 //! A slot may say anything: what it leads to counts only if it has the key. So nothing has to be kept up to date when entries move, and two
 //! keys that share a slot only cost each other the short way.
 
-/// How many slots there are at most: beyond, looking here would cost more than it saves, for the processor's cache would not hold them.
+/// How many slots there are at most: the processor's cache should hold them.
 const MOST: usize = 1 << 16;
+
+/// How many there are when that would be too few: room for the keys that are used next.
+const NEXT: usize = 1 << 11;
 
 /// The least, once there are any.
 const LEAST: usize = 64;
@@ -12,7 +16,7 @@ const LEAST: usize = 64;
 /// How many slots there are for each entry at least: with fewer, too many keys share one.
 const SPARE: usize = 4;
 
-/// For each value of some bits of a hash, a page and a place in it. Empty for a large table.
+/// For each value of some bits of a hash, a page and a place in it.
 #[derive(Debug, Default)]
 pub(super) struct Hints {
     slots: Box<[u32]>,
@@ -29,7 +33,7 @@ impl Hints {
         (hash >> 20) as usize & self.slots.len().wrapping_sub(1)
     }
 
-    /// The page and the place to look at first, if this table has hints.
+    /// The page and the place to look at first.
     #[inline]
     pub(super) fn get(&self, hash: u64) -> Option<(usize, usize)> {
         let hint = *self.slots.get(self.slot(hash))?;
@@ -38,7 +42,7 @@ impl Hints {
 
     /// An entry was found there.
     #[inline]
-    #[allow(clippy::cast_possible_truncation)] // a small table has few pages
+    #[allow(clippy::cast_possible_truncation)] // what does not fit leads nowhere, or to another key
     pub(super) fn set(&mut self, hash: u64, page: usize, place: usize) {
         let slot = self.slot(hash);
         if let Some(hint) = self.slots.get_mut(slot) {
@@ -49,15 +53,15 @@ impl Hints {
     /// The table has so many entries now.
     #[inline]
     pub(super) fn fit(&mut self, entries: usize) {
-        if entries * SPARE > self.slots.len() && !(self.slots.is_empty() && entries > MOST / SPARE) {
-            self.grow(entries);
+        if entries * SPARE > self.slots.len() && (entries <= MOST / SPARE || self.slots.len() == MOST) {
+            self.resize(entries);
         }
     }
 
     #[cold]
-    fn grow(&mut self, entries: usize) {
-        let slots = (entries * SPARE * 2).next_power_of_two().max(LEAST);
-        self.slots = if entries * SPARE > MOST { Box::default() } else { vec![0; slots.min(MOST)].into() };
+    fn resize(&mut self, entries: usize) {
+        let slots = (entries * SPARE * 2).next_power_of_two().clamp(LEAST, MOST);
+        self.slots = vec![0; if entries * SPARE > MOST { NEXT } else { slots }].into();
     }
 
     /// Bytes of memory that it holds.
@@ -82,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn room_grows_with_the_table_and_is_given_up_for_a_large_one() {
+    fn room_grows_with_the_table_and_is_small_for_a_large_one() {
         let mut hints = Hints::default();
         for entries in 1..=MOST / SPARE {
             hints.fit(entries);
@@ -91,7 +95,7 @@ mod tests {
         assert_eq!(hints.bytes(), MOST * 4);
         for entries in [MOST / SPARE + 1, 2 * MOST, 1 << 30] {
             hints.fit(entries);
-            assert_eq!((hints.bytes(), hints.get(7)), (0, None));
+            assert_eq!(hints.bytes(), NEXT * 4);
         }
     }
 }

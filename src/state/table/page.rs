@@ -101,8 +101,9 @@ impl<K: Key, V: StateValue> Page<K, V> {
 
     /// The entry that a search for this hash will most likely look at first.
     #[inline]
-    pub(super) fn likely(&self, hash: u64) -> Option<&Entry<K, V>> {
-        self.entries.get(self.word(hash)?.likely(tag(hash)))
+    pub(super) fn likely(&self, hash: u64) -> Option<(usize, &Entry<K, V>)> {
+        let place = self.word(hash)?.likely(tag(hash));
+        Some((place, self.entries.get(place)?))
     }
 
     /// Looks through the entries that no slot leads to.
