@@ -383,7 +383,7 @@ impl<T: 'static, S: Sink<T>> Push<T> for SinkStage<T, S> {
                 self.counters.records_in.add(std::mem::take(&mut self.taken));
                 Ok(())
             }
-            Control::Open | Control::Cancel(_) | Control::Aborted(_) => Ok(()),
+            Control::Open | Control::MakeWay | Control::Cancel(_) | Control::Aborted(_) => Ok(()),
         })?;
         Ok(())
     }
