@@ -141,6 +141,36 @@ fn each_subtask_says_how_long_it_waited_and_wrote_and_how_much() {
     }));
 }
 
+/// An unaligned checkpoint is told to all subtasks at once: one that is held up keeps nobody else from its snapshot.
+#[test]
+fn who_comes_after_a_subtask_that_is_held_up_snapshots_at_once_where_barriers_overtake() {
+    virtual_process(in_time("an unaligned checkpoint with a subtask that is held up", async {
+        let env = Environment::builder()
+            .parallelism(1)
+            .checkpointing(hourly().unaligned())
+            .storage(Memory::new())
+            .build()
+            .unwrap();
+        let (numbers, gate) = Numbers::gated(1, 1_000);
+        let (on, aside) = env.source("held-back", numbers).tee();
+        on.sink("slow", Slow);
+        aside
+            .key_by(|(_, number)| *number)
+            .process("count", |setup| Ok(Count { seen: setup.value_state("seen")? }))
+            .sink("out", Collect::new());
+        let job = env.start_local("stats-unaligned").await.unwrap();
+        running(&job).await;
+        gate.open_to(5);
+        gate.reached(1, 5).await;
+        job.checkpoint().await.unwrap();
+        let record = job.checkpoint_stats().latest_completed.unwrap();
+        let delay = |uid| of(&record, uid).report.start_delay;
+        let at_once = Duration::from_millis(500);
+        assert!(delay("held-back") + at_once > FLUSH && delay("count") < at_once, "{record:#?}");
+        job.cancel().await.unwrap();
+    }));
+}
+
 #[test]
 fn records_in_flight_are_told_of_the_subtask_they_were_on_their_way_to() {
     virtual_process(in_time("a checkpoint that overtakes", async {
