@@ -6,7 +6,9 @@
 //! ```
 //!
 //! Three exchanges in a row between two subtasks each, channels 64 batches deep, and a sink that takes 100 µs for a batch; checkpoints in
-//! memory. `CHECKPOINT` is the time from the request to its completion, of the median, the shortest and the longest. The last line,
+//! memory. `CHECKPOINT` is the time from the request to its completion, of the median, the shortest and the longest. `LONGEST` is where it
+//! goes: the medians of each part of the subtask that took longest over it, of the last acknowledgement, and of the commit after that
+//! (start delays are in whole milliseconds of the wall clock). The last line,
 //! `RATIO`, is the median of the one divided by that of the other.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)] // it measures, by the machine's clock
@@ -14,6 +16,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use strandline::checkpoint::{CheckpointStatistics, SubtaskRecord};
 use strandline::prelude::*;
 
 const DEPTH: u32 = 64;
@@ -61,10 +64,12 @@ async fn measure(mode: &str, checkpointing: Checkpointing, checkpoints: usize) -
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let mut took = Vec::new();
+    let mut parts = Parts::default();
     for _ in 0..checkpoints {
         let began = Instant::now();
         job.checkpoint().await?;
         took.push(began.elapsed());
+        parts.add(&job.checkpoint_stats());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     job.cancel().await?;
@@ -75,5 +80,40 @@ async fn measure(mode: &str, checkpointing: Checkpointing, checkpoints: usize) -
         "CHECKPOINT {mode} n={checkpoints} median={median:.2?} least={:.2?} most={:.2?}",
         bounds.0, bounds.1
     );
+    println!("LONGEST {mode} {parts}");
     Ok(median)
+}
+
+/// Of each checkpoint the subtask that took longest over each part; shown are the medians.
+#[derive(Default)]
+struct Parts([Vec<Duration>; 5]);
+
+impl Parts {
+    fn add(&mut self, stats: &CheckpointStatistics) {
+        let Some(record) = &stats.latest_completed else { return };
+        let longest = |part: fn(&SubtaskRecord) -> Duration| record.acknowledged.iter().map(part).max();
+        let last = longest(|subtask| subtask.acknowledged_after).unwrap_or_default();
+        let parts = [
+            longest(|subtask| subtask.report.start_delay),
+            longest(|subtask| subtask.report.sync_duration),
+            longest(|subtask| subtask.report.async_duration),
+            Some(last),
+            Some(record.duration.saturating_sub(last)),
+        ];
+        for (all, part) in self.0.iter_mut().zip(parts) {
+            all.push(part.unwrap_or_default());
+        }
+    }
+}
+
+impl std::fmt::Display for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (name, all) in ["start-delay", "sync", "async", "last-ack", "commit"].iter().zip(&self.0) {
+            let mut all = all.clone();
+            all.sort_unstable();
+            let median = all.get(all.len() / 2).copied().unwrap_or_default();
+            write!(f, "{name}={median:.2?} ")?;
+        }
+        Ok(())
+    }
 }

@@ -102,10 +102,10 @@ pub use job::{
 };
 pub use operator::{
     BoxFuture, BroadcastContext, BroadcastHandler, BroadcastInput, Checkpointed, CheckpointedAsync, Claim,
-    Context, Handler, Inputs, KeyedInput, OpenTransaction, Operator, OperatorContext, OutputTag, PlainInput,
-    PortList, Preparation, RecoveryContext, Replay, Setup, SideAccess, SideOutput, Sink, SinkWriter, Source,
-    SourceReader, StartContext, SubtaskContext, TransactionContext, TransactionTimeout, TransactionWriter,
-    TwoPhase, TwoPhaseCommit, Unkeyed,
+    CommitRetries, Context, Handler, Inputs, KeyedInput, OpenTransaction, Operator, OperatorContext,
+    OutputTag, PlainInput, PortList, Preparation, RecoveryContext, Replay, Setup, SideAccess, SideOutput,
+    Sink, SinkWriter, Source, SourceReader, StartContext, SubtaskContext, TransactionContext,
+    TransactionTimeout, TransactionWriter, TwoPhase, TwoPhaseCommit, Unkeyed,
 };
 pub use restart::RestartStrategy;
 #[doc(no_inline)]

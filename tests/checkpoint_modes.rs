@@ -9,6 +9,7 @@ use common::slow::Slow;
 use common::{Gate, Numbers, in_flight_in, on_request, sorted, virtual_process};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use strandline::EnvironmentBuilder;
 use strandline::prelude::*;
@@ -65,6 +66,48 @@ fn a_checkpoint_takes_as_long_as_its_mode_lets_it() {
     let (timed, written) = under_back_pressure(on_request().aligned_timeout(timeout));
     assert_eq!(written, all);
     assert!(timed >= timeout && timed <= timeout + 2 * EACH, "{timed:?}: behind none after {timeout:?}");
+}
+
+/// So large that a channel is full of a few batches of a few.
+#[derive(Clone, Serialize, Deserialize)]
+struct Large(Vec<u64>, [[u64; 32]; 32]);
+
+/// Many exchanges in a row, and every channel full: a checkpoint that overtakes is not longer for that, since all subtasks are told of it
+/// at once, and what stalls in front of a full channel makes way.
+#[test]
+fn an_unaligned_checkpoint_waits_for_one_record_however_many_exchanges_are_full() {
+    virtual_process(async {
+        let env = environment(&Arc::default(), on_request().unaligned()).channel_depth(1).build().unwrap();
+        let seen = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&seen);
+        let mut stream = env
+            .source("numbers", Iter::new(0_u64..))
+            .map(|number| Large(vec![number], [[0; 32]; 32]))
+            .rebalance();
+        for _ in 0..6 {
+            stream = stream.map(|large| large).rebalance();
+        }
+        stream
+            .inspect(move |_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            })
+            .map(|large| large.0.len())
+            .sink("out", Slow { sink: Collect::new(), each: EACH });
+        let job = env.start_local("full").await.unwrap();
+        common::running(&job).await;
+        // Everything is full by then: whoever comes before the sink waits for it.
+        tokio::time::sleep(500 * EACH).await;
+        for _ in 0..3 {
+            let (began, before) = (tokio::time::Instant::now(), seen.load(Ordering::Relaxed));
+            job.checkpoint().await.unwrap();
+            let (took, written) = (began.elapsed(), seen.load(Ordering::Relaxed) - before);
+            assert!(took <= 2 * EACH && written <= 2, "{took:?}, {written} records");
+            let record = job.checkpoint_stats().latest_completed.unwrap();
+            assert!(record.in_flight_bytes > 6 * 16 * 1024, "{record:?}");
+            tokio::time::sleep(500 * EACH).await;
+        }
+        job.cancel().await.unwrap();
+    });
 }
 
 /// It cannot be known, on reading, whether the field is there.

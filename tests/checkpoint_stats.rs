@@ -4,10 +4,12 @@
 
 mod common;
 
-use common::{Count, Gate, Numbers, in_time, running, virtual_process};
+use common::slow::Slow as EachTakes;
+use common::{Count, Gate, Numbers, in_time, running, tree, virtual_process};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use strandline::checkpoint::metadata::Manifest;
 use strandline::checkpoint::{CheckpointOutcome, CheckpointRecord, SubtaskRecord};
 use strandline::prelude::*;
 use strandline::storage::{Fault, FaultyDisk, Injection, MemoryDisk, OnDisk, Operation, SharedDisk};
@@ -135,6 +137,75 @@ fn each_subtask_says_how_long_it_waited_and_wrote_and_how_much() {
         assert!((summary.alignment_seconds.p99 - 10.0).abs() < 0.5, "{summary:?}");
         assert!((summary.duration_seconds.max - 13.0).abs() < 0.5, "{summary:?}");
         assert_eq!(job.pending(), []);
+        job.cancel().await.unwrap();
+    }));
+}
+
+/// An unaligned checkpoint is told to all subtasks at once: one that is held up keeps nobody else from its snapshot.
+#[test]
+fn who_comes_after_a_subtask_that_is_held_up_snapshots_at_once_where_barriers_overtake() {
+    virtual_process(in_time("an unaligned checkpoint with a subtask that is held up", async {
+        let env = Environment::builder()
+            .parallelism(1)
+            .checkpointing(hourly().unaligned())
+            .storage(Memory::new())
+            .build()
+            .unwrap();
+        let (numbers, gate) = Numbers::gated(1, 1_000);
+        let (on, aside) = env.source("held-back", numbers).tee();
+        on.sink("slow", Slow);
+        aside
+            .key_by(|(_, number)| *number)
+            .process("count", |setup| Ok(Count { seen: setup.value_state("seen")? }))
+            .sink("out", Collect::new());
+        let job = env.start_local("stats-unaligned").await.unwrap();
+        running(&job).await;
+        gate.open_to(5);
+        gate.reached(1, 5).await;
+        job.checkpoint().await.unwrap();
+        let record = job.checkpoint_stats().latest_completed.unwrap();
+        let delay = |uid| of(&record, uid).report.start_delay;
+        let at_once = Duration::from_millis(500);
+        assert!(delay("held-back") + at_once > FLUSH && delay("count") < at_once, "{record:#?}");
+        job.cancel().await.unwrap();
+    }));
+}
+
+#[test]
+fn records_in_flight_are_told_of_the_subtask_they_were_on_their_way_to() {
+    virtual_process(in_time("a checkpoint that overtakes", async {
+        let disk: SharedDisk = Arc::new(MemoryDisk::new());
+        let env = Environment::builder()
+            .parallelism(1)
+            .checkpointing(hourly().unaligned())
+            .storage(OnDisk::new(Arc::clone(&disk), "checkpoints"))
+            .build()
+            .unwrap();
+        let (numbers, gate) = Numbers::gated(1, 1_000);
+        env.source("numbers", numbers)
+            .map(|(_, number)| number)
+            .rebalance()
+            .sink("out", EachTakes { sink: Collect::new(), each: Duration::from_secs(1) });
+        let job = env.start_local("stats-in-flight").await.unwrap();
+        running(&job).await;
+        gate.open_to(500);
+        gate.reached(1, 500).await;
+        job.checkpoint().await.unwrap();
+        let files = tree(&*disk, Path::new("checkpoints")).await;
+        let (_, manifest) = files.iter().find(|(path, _)| path.ends_with("manifest")).unwrap();
+        let manifest = Manifest::decode(manifest.as_ref().unwrap()).unwrap();
+        let channels = manifest.in_flight.iter().flat_map(|edge| &edge.channels);
+        let stored: u64 = channels.map(|channel| channel.at.len).sum();
+        assert!(stored > 400, "nearly all of them wait for the sink: {stored}");
+        let stats = job.checkpoint_stats();
+        let record = stats.latest_completed.unwrap();
+        let (numbers, out) = (of(&record, "numbers"), of(&record, "out"));
+        assert_eq!((numbers.report.in_flight_bytes, out.report.in_flight_bytes), (0, stored), "{record:#?}");
+        assert!(out.report.bytes >= stored);
+        assert_eq!((record.in_flight_bytes, stats.summary.in_flight_bytes.count), (stored, 1));
+        #[allow(clippy::cast_precision_loss)]
+        let expected = stored as f64;
+        assert!((stats.summary.in_flight_bytes.max - expected).abs() < 0.5, "{:?}", stats.summary);
         job.cancel().await.unwrap();
     }));
 }

@@ -195,11 +195,17 @@ fn s11_4_a_finished_job_has_committed_everything_and_stays_finished() {
 /// What several operators of one chain were told, in order.
 type Calls = Arc<Mutex<Vec<(&'static str, Told)>>>;
 
+#[derive(Debug, Clone, Copy)]
+enum How {
+    Error,
+    Panic,
+}
+
 struct Named {
     name: &'static str,
     calls: Calls,
     /// Makes `on_complete` fail.
-    fails: Option<Fuse>,
+    fails: Option<(How, Fuse)>,
     /// Whether a record is being handled, and on which thread all of this is to happen.
     handling: bool,
     home: ThreadId,
@@ -220,7 +226,8 @@ impl Operator for Named {
     fn on_complete(&mut self, checkpoint: CheckpointId) -> Result {
         self.note(Told::Complete(checkpoint.0));
         match &self.fails {
-            Some(fuse) if fuse.goes_off() => Err("injected".into()),
+            Some((How::Error, fuse)) if fuse.goes_off() => Err("injected".into()),
+            Some((How::Panic, fuse)) if fuse.goes_off() => panic!("injected"),
             _ => Ok(()),
         }
     }
@@ -241,8 +248,8 @@ impl Handler<(u32, u64)> for Named {
 }
 
 /// Three operators in one chain, of which the second fails once when it is told.
-fn three(env: &Environment, numbers: Numbers, calls: &Calls, fails: &Fuse) -> Collect<(u32, u64)> {
-    let named = |name, fails: Option<&Fuse>| {
+fn three(env: &Environment, numbers: Numbers, calls: &Calls, fails: &(How, Fuse)) -> Collect<(u32, u64)> {
+    let named = |name, fails: Option<&(How, Fuse)>| {
         let (calls, fails) = (Arc::clone(calls), fails.cloned());
         move |_: &mut Setup<'_, Unkeyed>| {
             let (calls, fails, home) = (Arc::clone(&calls), fails.clone(), std::thread::current().id());
@@ -258,10 +265,11 @@ fn three(env: &Environment, numbers: Numbers, calls: &Calls, fails: &Fuse) -> Co
     out
 }
 
-#[test]
-fn s13_2_the_end_of_the_chain_is_told_first_and_all_are_told_whatever_one_says() {
+/// One checkpoint, of whose completion the second operator does not hear well; the job restarts and runs to its end. Gives what was told,
+/// in order, and how the restart was explained.
+fn second_fails_when_it_is_told(name: &str, how: How) -> (Vec<(&'static str, Told)>, String) {
     let calls = Calls::default();
-    virtual_process(in_time("one fails when it is told", async {
+    let why = virtual_process(in_time("one fails when it is told", async {
         let env = Environment::builder()
             .parallelism(1)
             .checkpointing(hourly())
@@ -270,21 +278,38 @@ fn s13_2_the_end_of_the_chain_is_told_first_and_all_are_told_whatever_one_says()
             .build()
             .unwrap();
         let (numbers, gate) = Numbers::gated(1, LEN);
-        let out = three(&env, numbers, &calls, &Fuse::after(0));
-        let job = env.start_local("all-are-told").await.unwrap();
+        let out = three(&env, numbers, &calls, &(how, Fuse::after(0)));
+        let job = env.start_local(name).await.unwrap();
         let mut events = job.events();
         running(&job).await;
         assert_eq!(job.checkpoint().await.unwrap(), CheckpointId(1));
         gate.open_to(u64::MAX);
         assert_eq!(job.wait().await.unwrap(), JobStatus::Finished);
-        let told: Vec<String> =
-            std::iter::from_fn(|| events.try_recv().ok()).map(|e| format!("{e:?}")).collect();
-        let restart = told.iter().find(|event| event.contains("Restarting")).unwrap();
-        assert!(restart.contains("second"), "{restart}");
         assert_eq!(out.records().len(), usize::try_from(LEN).unwrap());
+        let mut told = std::iter::from_fn(|| events.try_recv().ok()).map(|event| format!("{event:?}"));
+        told.find(|event| event.contains("Restarting")).unwrap()
     }));
-    let round = |id| ["third", "second", "first"].map(|name| (name, Told::Complete(id)));
-    assert_eq!(*calls.lock().unwrap(), [round(1), round(2)].concat());
+    (std::mem::take(&mut *calls.lock().unwrap()), why)
+}
+
+fn round(id: u64) -> [(&'static str, Told); 3] {
+    ["third", "second", "first"].map(|name| (name, Told::Complete(id)))
+}
+
+#[test]
+fn s13_2_the_end_of_the_chain_is_told_first_and_all_are_told_whatever_one_says() {
+    let (calls, why) = second_fails_when_it_is_told("all-are-told", How::Error);
+    assert!(why.contains("second"), "{why}");
+    assert_eq!(calls, [round(1), round(2)].concat());
+}
+
+#[test]
+fn s13_2_a_panic_ends_the_round_and_a_later_completion_makes_up_for_it() {
+    quiet_panics();
+    let (calls, why) = second_fails_when_it_is_told("a-panic-when-told", How::Panic);
+    assert!(why.contains("second") && why.contains("panicked"), "{why}");
+    // The first one never hears of 1: the attempt that follows begins from it.
+    assert_eq!(calls, [&round(1)[..2], &round(2)].concat());
 }
 
 /// The operators assert it themselves.
@@ -292,7 +317,7 @@ fn s13_2_the_end_of_the_chain_is_told_first_and_all_are_told_whatever_one_says()
 fn s13_8_operators_are_told_on_their_own_thread_between_records() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let calls = Calls::default();
-    let never = Fuse::after(u64::MAX / 2);
+    let never = (How::Error, Fuse::after(u64::MAX / 2));
     runtime.block_on(in_time("many checkpoints of a busy job", async {
         let env = Environment::builder()
             .parallelism(2)

@@ -7,12 +7,13 @@ mod common;
 use common::oracle::{Job, Oracle};
 use common::{Fuse, Gate, Numbers, in_time, lead, quiet_panics, running, sorted, virtual_process};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use strandline::prelude::*;
 use strandline::storage::{Fault, FaultyDisk, Injection, MemoryDisk, OnDisk, Operation, SharedDisk};
 use strandline::types::CheckpointId;
-use strandline::{OpenTransaction, TransactionContext, TwoPhase, TwoPhaseCommit};
+use strandline::{CommitRetries, OpenTransaction, TransactionContext, TwoPhase, TwoPhaseCommit};
 
 /// The other system. It outlives the processes of the job.
 #[derive(Debug, Default)]
@@ -37,6 +38,11 @@ struct ToBroker {
     trouble: Option<(&'static str, How, Fuse)>,
     /// Whether what earlier runs left is looked for.
     sweeps: bool,
+    /// So many more commits are refused.
+    refuses: Arc<AtomicU64>,
+    /// When each commit came.
+    came: Arc<Mutex<Vec<tokio::time::Instant>>>,
+    retries: CommitRetries,
 }
 
 impl ToBroker {
@@ -80,8 +86,17 @@ impl TwoPhaseCommit<u64> for ToBroker {
         Ok(Batch { name: context.name(), buffer: Vec::new(), sink: self.clone() })
     }
 
+    fn retries(&self) -> CommitRetries {
+        self.retries
+    }
+
     async fn commit(&self, name: String) -> Result {
         self.at("commit")?;
+        self.came.lock().unwrap().push(tokio::time::Instant::now());
+        if self.refuses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        {
+            return Err("refused".into());
+        }
         let mut broker = self.broker();
         match broker.prepared.remove(&name) {
             Some(records) => broker.committed.extend(records),
@@ -305,6 +320,76 @@ fn s10_4_what_was_pre_committed_for_an_aborted_checkpoint_is_committed_with_the_
     let broker = sink.broker();
     assert!(broker.open.is_empty() && broker.prepared.is_empty(), "§10.6: a cancel closes: {broker:?}");
     assert_eq!(broker.aborted.len(), 1);
+}
+
+/// One checkpoint, whose commit is refused so often. Gives how the job ended, how often it restarted, and how long after the first each
+/// other commit came.
+fn refused(
+    times: u64,
+    retries: CommitRetries,
+    restarts: u32,
+) -> (Result<JobStatus, Error>, u64, Vec<Duration>) {
+    let sink = ToBroker { refuses: Arc::new(AtomicU64::new(times)), retries, ..ToBroker::sweeping() };
+    let (end, restored) = virtual_process(in_time("commits that are refused", async {
+        let env = Environment::builder()
+            .parallelism(1)
+            .storage(Memory::new())
+            .restart(RestartStrategy::fixed_delay(restarts, Duration::ZERO))
+            .build()
+            .unwrap();
+        let gate = describe(&env, &sink, None);
+        let job = env.start_local("refused").await.unwrap();
+        let end = lead(&job, &gate, 2, &[50]).await;
+        (end, job.checkpoint_stats().counts.restored)
+    }));
+    if end.is_ok() {
+        sink.assert_exact(&expected(2, LEN), &format!("refused {times} times"));
+    }
+    let came = sink.came.lock().unwrap();
+    (end, restored, came.iter().skip(1).map(|at| *at - came[0]).collect())
+}
+
+#[test]
+fn s10_11_a_commit_that_fails_is_tried_again_so_often_and_then_the_job_restarts() {
+    let retries = CommitRetries { times: 3, delay: Duration::from_secs(5) };
+    let after = |seconds: &[u64]| seconds.iter().map(|s| Duration::from_secs(*s)).collect::<Vec<_>>();
+    let whole =
+        |came: Vec<Duration>| came.iter().map(|came| Duration::from_secs(came.as_secs())).collect::<Vec<_>>();
+    let (end, restored, came) = refused(3, retries, 0);
+    assert_eq!((end.unwrap(), restored), (JobStatus::Finished, 0));
+    assert_eq!(whole(came)[..3], after(&[5, 10, 15]), "the last one is the fourth");
+    let (end, _, came) = refused(4, retries, 0);
+    let error = end.unwrap_err().to_string();
+    assert!(error.contains("broker") && error.contains("refused"), "{error}");
+    assert_eq!(whole(came), after(&[5, 10, 15]));
+    let (end, restored, came) = refused(4, retries, 1);
+    assert_eq!((end.unwrap(), restored), (JobStatus::Finished, 1));
+    assert_eq!(whole(came)[..4], after(&[5, 10, 15, 15]), "the recovery tries at once");
+    let (end, ..) = refused(1, CommitRetries::NONE, 0);
+    assert!(end.is_err(), "{end:?}");
+}
+
+#[test]
+fn s10_11_a_cancel_does_not_wait_for_another_try() {
+    let hour = Duration::from_secs(3600);
+    let retries = CommitRetries { times: 3, delay: hour };
+    let sink = ToBroker { refuses: Arc::new(AtomicU64::new(1)), retries, ..ToBroker::default() };
+    virtual_process(async {
+        let env = Environment::builder().parallelism(1).storage(Memory::new()).build().unwrap();
+        let gate = describe(&env, &sink, None);
+        let job = env.start_local("cancelled-retry").await.unwrap();
+        running(&job).await;
+        gate.open_to(50);
+        gate.reached(2, 50).await;
+        job.checkpoint().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(sink.came.lock().unwrap().len(), 1);
+        let began = tokio::time::Instant::now();
+        job.cancel().await.unwrap();
+        assert!(began.elapsed() < hour / 60, "{:?}", began.elapsed());
+    });
+    let broker = sink.broker();
+    assert_eq!((broker.prepared.len(), broker.committed.len()), (1, 0), "it is for the next run");
 }
 
 #[test]

@@ -8,13 +8,14 @@
 
 mod example;
 
+use example::random::{Random, setting};
 use example::{Run, everything_in};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use strandline::checkpoint::metadata::Manifest;
 
 #[test]
@@ -270,35 +271,4 @@ fn text(random: &mut Random, lines: u64, line_end: &str) -> String {
         text.push_str(line_end);
     }
     text
-}
-
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name)
-        .ok()
-        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")))
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn index(&mut self, len: usize) -> usize {
-        self.below(len as u64) as usize
-    }
-
-    /// Up to so many milliseconds.
-    fn pause(&mut self, millis: u64) {
-        std::thread::sleep(Duration::from_micros(self.below(1_000 * millis)));
-    }
 }

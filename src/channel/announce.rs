@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 ///
 /// Announcements are hints. The barrier itself follows in the channel, behind the records it may overtake, and says the same
 /// when it is taken; what an announcement changes is only *when* the consumer turns to it. So nothing here orders anything: one
-/// that is seen late costs time, not exactness.
+/// that is seen late costs time, not exactness, and one may come before any barrier was sent.
 #[derive(Debug, Default)]
 pub struct Announcements {
     /// Grows with what is announced, for a look that costs one load: see [`rank`].
@@ -23,7 +23,7 @@ fn rank(barrier: &Barrier) -> u64 {
 }
 
 impl Announcements {
-    /// Announces a barrier that was put into a channel of the subtask. Wake it afterwards.
+    /// Announces a barrier that was put into a channel of the subtask, or will be. Wake it afterwards.
     pub fn announce(&self, barrier: Barrier) {
         let mut known = self.barrier.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_ref().is_none_or(|known| rank(known) < rank(&barrier)) {
@@ -38,6 +38,13 @@ impl Announcements {
 pub struct Listener(u64);
 
 impl Listener {
+    /// The newest announcement, if it is news.
+    pub fn news(&self, announcements: &Announcements) -> Option<Barrier> {
+        self.has_news(announcements)
+            .then(|| *announcements.barrier.lock().unwrap_or_else(PoisonError::into_inner))
+            .flatten()
+    }
+
     /// Whether there is something new.
     #[inline]
     #[must_use]
@@ -47,11 +54,8 @@ impl Listener {
 
     /// The newest announcement, once.
     pub fn hear(&mut self, announcements: &Announcements) -> Option<Barrier> {
-        if !self.has_news(announcements) {
-            return None;
-        }
-        let barrier = *announcements.barrier.lock().unwrap_or_else(PoisonError::into_inner);
-        self.0 = barrier.as_ref().map_or(self.0, rank);
-        barrier
+        let barrier = self.news(announcements)?;
+        self.0 = rank(&barrier);
+        Some(barrier)
     }
 }

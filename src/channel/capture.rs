@@ -90,9 +90,9 @@ impl Capture {
         failure.map_or(Ok(mark), Err)
     }
 
-    /// All of it, channel by channel.
-    pub(super) fn into_records(self) -> Vec<InFlight> {
-        let channels = self.batches.into_iter();
+    /// What was copied since this was last called, channel by channel.
+    pub(super) fn take_records(&mut self) -> Vec<InFlight> {
+        let channels = std::mem::take(&mut self.batches).into_iter();
         channels.map(|(origin, (codec, batches))| InFlight { origin, codec, batches }).collect()
     }
 }

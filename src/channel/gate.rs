@@ -39,7 +39,7 @@ pub enum GateEvent {
     Snapshot(Barrier),
     /// Snapshot now, although channels hold records that belong to it: they come with [`GateEvent::Captured`].
     SnapshotUnaligned(Barrier),
-    /// All records in flight that belong to the snapshot taken last.
+    /// The records in flight that belong to the snapshot taken last, without those that were [known](InputGate::take_known) then.
     Captured(CheckpointId, Vec<InFlight>),
     /// This checkpoint will not be taken here: tell downstream.
     Aborted(CheckpointId, AbortReason),
@@ -202,6 +202,16 @@ impl InputGate {
         Ok(self.events.pop_front())
     }
 
+    /// What is known so far of the records in flight to the snapshot that is being taken. [`GateEvent::Captured`] brings the rest.
+    pub fn take_known(&mut self) -> Vec<InFlight> {
+        let capture = match self.events.front_mut() {
+            // Then that is nothing.
+            Some(GateEvent::Captured(_, all)) => return std::mem::take(all),
+            _ => self.capture.as_mut(),
+        };
+        capture.map(Capture::take_records).unwrap_or_default()
+    }
+
     /// What was in flight to the snapshot that was just taken, if all of it is known.
     pub fn take_captured(&mut self) -> Option<GateEvent> {
         match self.events.front() {
@@ -216,6 +226,18 @@ impl InputGate {
         self.alignment.deadline()
     }
 
+    /// From when on a barrier that has come, or of which there is news, may overtake what is not processed.
+    #[must_use]
+    pub fn overtaken_from(&self) -> Option<Monotonic> {
+        let news = self.listener.news(&self.announcements).and_then(|barrier| barrier.kind.overtakes_from());
+        self.deadline().into_iter().chain(news).min()
+    }
+
+    /// Tells it of a barrier that will come through its channels.
+    pub fn announce(&self, barrier: Barrier) {
+        self.announcements.announce(barrier);
+    }
+
     /// Nobody wants the records in flight of this checkpoint any more.
     pub fn forget(&mut self, checkpoint: CheckpointId) {
         self.capture.take_if(|capture| capture.checkpoint == checkpoint);
@@ -228,7 +250,7 @@ impl InputGate {
     }
 
     fn align(&mut self, event: AlignmentEvent, in_hand: Option<&InHand>) -> Result<(), Error> {
-        if let AlignmentEvent::Announced(barrier) | AlignmentEvent::Barrier { barrier, .. } = event
+        if let AlignmentEvent::Barrier { barrier, .. } = event
             && self.barrier.is_none_or(|known| known.checkpoint < barrier.checkpoint)
         {
             self.barrier = Some(barrier);
@@ -243,8 +265,10 @@ impl InputGate {
                     self.events.push_back(GateEvent::SnapshotUnaligned(barrier));
                 }
                 AlignmentAction::Captured(checkpoint) => {
-                    if let Some(capture) = self.capture.take_if(|capture| capture.checkpoint == checkpoint) {
-                        self.events.push_back(GateEvent::Captured(checkpoint, capture.into_records()));
+                    if let Some(mut capture) =
+                        self.capture.take_if(|capture| capture.checkpoint == checkpoint)
+                    {
+                        self.events.push_back(GateEvent::Captured(checkpoint, capture.take_records()));
                     }
                 }
                 AlignmentAction::Abort(checkpoint, reason) => {

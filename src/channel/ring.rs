@@ -25,9 +25,12 @@ impl Flow {
     }
 }
 
-/// Room in a ring for barriers that overtake and the unfinished batch before them. Nothing else goes there, so they need not wait for
-/// the consumer to take what they overtake.
-const RESERVE: usize = 2;
+/// Room in a ring for a barrier that overtakes, the unfinished batch before it, and before that a full batch that stalls. Nothing else
+/// goes there, so a sender that is held back need not wait for the consumer to take what the barrier overtakes.
+const RESERVE: usize = 3;
+
+/// What of it a batch that stalls leaves free.
+const FOR_BARRIER: usize = 2;
 
 /// The sending end.
 ///
@@ -42,8 +45,8 @@ pub struct Output {
     news: bool,
     /// Where what is sent is counted, if anywhere.
     counters: Option<Arc<SubtaskCounters>>,
-    /// Whether what is sent may go into the reserve.
-    overtakes: bool,
+    /// How many places what is sent leaves free.
+    keeps: usize,
     /// Where the consumer hears of barriers, if it listens.
     announcements: Option<Arc<Announcements>>,
 }
@@ -72,7 +75,7 @@ pub fn channel(depth: usize, producer: Arc<WakeCell>, consumer: Arc<WakeCell>) -
             consumer,
             news: false,
             counters: None,
-            overtakes: false,
+            keeps: RESERVE,
             announcements: None,
         },
         Input { ring: ring_out, spare: spare_in, producer, news: false, taken: 0 },
@@ -100,7 +103,14 @@ impl Output {
 
     /// From now on, or until now, what is sent may go into the reserve.
     pub fn overtake(&mut self, yes: bool) {
-        self.overtakes = yes;
+        self.keeps = if yes { 0 } else { RESERVE };
+    }
+
+    /// Moves a batch that stalls into the reserve, so that a barrier can follow it.
+    pub fn make_way(&mut self) {
+        self.keeps = FOR_BARRIER;
+        let _ = self.resume();
+        self.keeps = RESERVE;
     }
 
     /// Sends one element, after those that stall.
@@ -134,7 +144,7 @@ impl Output {
     }
 
     fn push(&mut self, element: Element) -> Result<(), Element> {
-        if !self.overtakes && self.ring.slots() <= RESERVE {
+        if self.ring.slots() <= self.keeps {
             return Err(element);
         }
         self.ring.push(element).map_err(|rtrb::PushError::Full(element)| element)?;
@@ -301,13 +311,30 @@ mod tests {
         output.overtake(true);
         assert_eq!(output.send(barrier(2)), Flow::Ready);
         assert_eq!(output.send(barrier(3)), Flow::Ready);
-        assert_eq!(output.send(barrier(4)), Flow::Full, "the reserve is bounded, too");
+        assert_eq!(output.send(barrier(4)), Flow::Ready);
+        assert_eq!(output.send(barrier(5)), Flow::Full, "the reserve is bounded, too");
         output.overtake(false);
-        for i in 1..=3 {
+        for i in 1..=4 {
             assert_eq!(id(input.receive()), Some(i));
-            assert_eq!(output.resume(), if i < 3 { Flow::Full } else { Flow::Ready }, "after {i}");
+            assert_eq!(output.resume(), if i < 4 { Flow::Full } else { Flow::Ready }, "after {i}");
         }
-        assert_eq!(id(input.receive()), Some(4));
+        assert_eq!(id(input.receive()), Some(5));
+    }
+
+    #[test]
+    fn what_stalls_makes_way_once_and_leaves_room_for_the_barrier() {
+        let (mut output, mut input) = channel(1, Arc::default(), Arc::default());
+        assert_eq!(output.send(barrier(1)), Flow::Ready);
+        assert_eq!(output.send(barrier(2)), Flow::Full);
+        output.make_way();
+        assert_eq!(output.resume(), Flow::Ready);
+        assert_eq!(output.send(barrier(3)), Flow::Full, "what comes then stalls as before");
+        output.make_way();
+        assert_eq!(output.resume(), Flow::Full, "the rest of the room is not for it");
+        output.overtake(true);
+        assert_eq!(output.resume(), Flow::Ready);
+        assert_eq!(output.send(barrier(4)), Flow::Ready, "but for a barrier");
+        assert_eq!([(); 4].map(|()| id(input.receive())), [1, 2, 3, 4].map(Some));
     }
 
     #[test]

@@ -58,6 +58,11 @@ pub trait Route<T>: 'static {
         flow
     }
 
+    /// Moves what stalls out of the way of a barrier that overtakes, as far as there is room.
+    fn make_way(&mut self) {
+        self.outputs().iter_mut().for_each(Output::make_way);
+    }
+
     /// Wakes consumers that sleep. Once at the end of a turn.
     fn notify(&mut self) {
         self.outputs().iter_mut().for_each(Output::notify);

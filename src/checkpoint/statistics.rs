@@ -29,9 +29,9 @@ pub struct SnapshotReport {
     /// The asynchronous part: encoding, writing, a sink's preparing.
     #[serde(rename = "async_seconds", serialize_with = "seconds")]
     pub async_duration: Duration,
-    /// State written.
+    /// State written, records in flight included.
     pub bytes: u64,
-    /// Records under way that were stored with it. 0 where barriers align.
+    /// Of these, records in flight: those that the barrier has overtaken. 0 where barriers align.
     pub in_flight_bytes: u64,
 }
 
@@ -111,9 +111,9 @@ pub struct CheckpointRecord {
     pub duration: Duration,
     /// How many subtasks take part.
     pub subtasks: u32,
-    /// State written so far.
+    /// State written so far, records in flight included.
     pub bytes: u64,
-    /// Records under way that were stored with it.
+    /// Of these, records in flight.
     pub in_flight_bytes: u64,
     /// Its folder, as its storage names it, once it is committed.
     pub path: Option<PathBuf>,

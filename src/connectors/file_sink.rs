@@ -18,7 +18,7 @@ pub use json::JsonEncode;
 pub use transaction::FileTransaction;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::operator::{RecoveryContext, TransactionContext, TwoPhaseCommit, two_phase_sink};
+use crate::operator::{CommitRetries, RecoveryContext, TransactionContext, TwoPhaseCommit, two_phase_sink};
 use crate::storage::{LocalDisk, SharedDisk, io_error};
 use names::{Found, Names, Part};
 use serde::{Deserialize, Serialize};
@@ -187,6 +187,11 @@ impl<T: 'static, E: Encode<T>> TwoPhaseCommit<T> for FileSink<E> {
             sequence: context.sequence,
         };
         Ok(FileTransaction::new(self, &names, part))
+    }
+
+    /// A disk that does not rename a file seldom mends by itself in seconds; a restart also finds out what is there.
+    fn retries(&self) -> CommitRetries {
+        CommitRetries::NONE
     }
 
     async fn commit(&self, commit: FileCommit) -> Result {

@@ -351,7 +351,7 @@ impl<T: 'static, S: Sink<T>> Tail<T> for SinkTail<S> {
         let subtask = context.context_of(&self.id);
         let writer = in_operator(&self.id, "the sink cannot make a writer", || self.sink.writer(&subtask))?;
         let counters = context.counters_of(&self.id);
-        Ok(SinkStage::new(self.id, self.sink, writer, context.scope.clone(), counters))
+        Ok(SinkStage::new(self.id, self.sink, writer, (context.scope.clone(), subtask.clock), counters))
     }
 }
 

@@ -83,6 +83,7 @@ impl<T: 'static, R: Route<T>> Push<T> for RouteStage<R> {
             Control::Snapshot { barrier, .. } => self.0.send_barrier(barrier),
             Control::Cancel(checkpoint) => self.0.broadcast(|| Element::CancelBarrier(checkpoint)),
             Control::End => self.0.broadcast(|| Element::End),
+            Control::MakeWay => self.0.make_way(),
             Control::Notify => self.0.notify(),
             Control::Open
             | Control::Prepare(_)

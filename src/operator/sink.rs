@@ -1,6 +1,6 @@
 //! What a sink is: a writer, and for output that must appear exactly once, commits.
 
-use super::{Claim, StartContext};
+use super::{Claim, CommitRetries, StartContext};
 use crate::error::Result;
 use crate::operator::SubtaskContext;
 use serde::Serialize;
@@ -150,6 +150,12 @@ pub trait Sink<T>: Clone + Send + Sync + 'static {
     fn commit(&self, commits: Vec<Self::Commit>) -> impl Future<Output = Result> + Send {
         let _ = commits;
         std::future::ready(Ok(()))
+    }
+
+    /// How often a commit that fails is tried again, all of it, before the subtask fails. Not asked at a start, where
+    /// [`recover`](Self::recover) commits. The default is never.
+    fn retries(&self) -> CommitRetries {
+        CommitRetries::NONE
     }
 
     /// What is called when a checkpoint has completed: [commits](Self::commit), and returns those that cannot be committed now. They are kept, and tried

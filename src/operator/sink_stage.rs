@@ -1,5 +1,6 @@
 //! The end of a chain: a sink, its writer, and the ledger of what it has prepared and not yet committed.
 
+use super::commit_retries;
 use super::stage::in_operator;
 use super::{Control, OperatorSnapshot, Preparation, Push, Sink, SinkWriter};
 use crate::channel::Flow;
@@ -8,7 +9,7 @@ use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::metrics::OperatorCounters;
 use crate::pool::{Scope, Task};
 use crate::state::{ListSnapshot, StoreSnapshot, codec};
-use crate::types::{CheckpointId, OperatorId};
+use crate::types::{CheckpointId, Clock, OperatorId};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument;
 
 /// What is said of a sink whose code gave an error.
@@ -80,6 +82,9 @@ pub struct SinkStage<T, S: Sink<T>> {
     /// What the writer has begun and not prepared.
     open: Vec<S::Commit>,
     scope: Scope,
+    clock: Clock,
+    /// Ends the wait for another try to commit when the stage is gone.
+    closed: DropGuard,
     ledger: SharedLedger<S::Commit>,
     /// The newest preparation. Each waits for the one before it, so the ledger fills in order.
     preparing: Option<Task<()>>,
@@ -102,15 +107,17 @@ enum Writer<W> {
 }
 
 impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
-    /// A stage that writes with `writer`. Preparations and commits run in `scope`.
+    /// A stage that writes with `writer`. Preparations and commits run in `scope`, by this clock.
     pub fn new(
         id: OperatorId,
         sink: S,
         writer: S::Writer,
-        scope: Scope,
+        (scope, clock): (Scope, Clock),
         counters: Arc<OperatorCounters>,
     ) -> Self {
         Self {
+            clock,
+            closed: CancellationToken::new().drop_guard(),
             id,
             sink,
             open: writer.open(),
@@ -238,11 +245,17 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
                 .flat_map(|(_, commits)| commits.iter().cloned())
                 .collect();
             if !commits.is_empty() {
-                let sink = self.sink.clone();
                 let (operator, count) = (&self.id, commits.len());
+                let commit = commit_retries::commit(
+                    self.sink.clone(),
+                    commits,
+                    self.id.clone(),
+                    self.clock,
+                    self.closed.token().clone(),
+                );
                 let span =
                     tracing::info_span!("commit", %operator, checkpoint = checkpoint.0, commits = count);
-                let task = self.scope.spawn(async move { sink.try_commit(commits).await }.instrument(span));
+                let task = self.scope.spawn(commit.instrument(span));
                 self.committing = Some((checkpoint, task));
             }
         }
@@ -383,7 +396,7 @@ impl<T: 'static, S: Sink<T>> Push<T> for SinkStage<T, S> {
                 self.counters.records_in.add(std::mem::take(&mut self.taken));
                 Ok(())
             }
-            Control::Open | Control::Cancel(_) | Control::Aborted(_) => Ok(()),
+            Control::Open | Control::MakeWay | Control::Cancel(_) | Control::Aborted(_) => Ok(()),
         })?;
         Ok(())
     }

@@ -176,6 +176,7 @@ impl<S: Source, D: Push<S::Record>> Chain for SourceHead<S, D> {
             Control::Aborted(checkpoint) => drop(self.pending.remove(checkpoint)),
             Control::Open
             | Control::Flush
+            | Control::MakeWay
             | Control::Cancel(_)
             | Control::End
             | Control::Prepare(_)

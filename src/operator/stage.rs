@@ -58,6 +58,8 @@ pub enum Control<'a> {
     Open,
     /// The input has run out for the moment: send what the buffers hold.
     Flush,
+    /// A barrier is to overtake: what stalls for want of room in a channel may use the room that is kept there.
+    MakeWay,
     /// Snapshot every operator and send the barrier on.
     Snapshot {
         /// The barrier.

@@ -30,7 +30,8 @@ pub trait Operator: Sized + 'static {
     }
 
     /// A checkpoint is complete: whatever this operator did up to its barrier is durable. Best effort: a notification may be
-    /// missing, and a later one stands for all before it. An error fails the subtask.
+    /// missing, and a later one stands for all before it. An error fails the subtask when all operators of its chain were told; a panic fails
+    /// it at once, and those before this one in the chain are told of a later checkpoint instead.
     fn on_complete(&mut self, checkpoint: CheckpointId) -> Result {
         let _ = checkpoint;
         Ok(())

@@ -4,7 +4,7 @@ mod writer;
 
 pub use writer::TransactionWriter;
 
-use super::{BoxFuture, Claim, RecoveryContext, StartContext, SubtaskContext};
+use super::{BoxFuture, Claim, CommitRetries, RecoveryContext, StartContext, SubtaskContext};
 use crate::error::{BoxError, Result};
 use crate::types::Timestamp;
 use serde::Serialize;
@@ -41,7 +41,8 @@ use std::time::Duration;
 /// up after a time.
 ///
 /// A checkpoint that is given up changes nothing: what was pre-committed for it is committed with the next one. At the end of the input the last
-/// transaction is pre-committed and no other begun. A pre-commit that fails fails the subtask; so does a commit, after all others have been tried.
+/// transaction is pre-committed and no other begun. A pre-commit that fails fails the subtask. A commit that fails is tried
+/// again after all others have been tried, as often as [`retries`](Self::retries) says; then it fails the subtask.
 ///
 /// ```
 /// use std::collections::BTreeMap;
@@ -144,6 +145,12 @@ pub trait TwoPhaseCommit<T>: Clone + Send + Sync + 'static {
     fn end_recovery(&self, context: &RecoveryContext) -> impl Future<Output = Result> + Send {
         let _ = context;
         ready(Ok(()))
+    }
+
+    /// How often a round of commits in which one fails is tried again, all of it, before the subtask fails (§10.11 of docs/semantics.md). The
+    /// default is 10 times, 1 s apart.
+    fn retries(&self) -> CommitRetries {
+        CommitRetries::default()
     }
 
     /// After a round of commits: make them durable, where that is cheaper for many at once.
@@ -285,6 +292,11 @@ macro_rules! two_phase_sink {
             fn claim(&self, start: &$crate::operator::StartContext) -> $crate::error::Result<$crate::operator::Claim> {
                 let $this = self;
                 $crate::operator::TwoPhaseCommit::claim($two_phase, start)
+            }
+
+            fn retries(&self) -> $crate::operator::CommitRetries {
+                let $this = self;
+                $crate::operator::TwoPhaseCommit::<T>::retries($two_phase)
             }
 
             async fn commit(&self, commits: Vec<Self::Commit>) -> $crate::error::Result {

@@ -198,8 +198,14 @@ impl CoordinatorActor {
             }
             Action::Trigger { checkpoint, attempt: _, subtasks, must_align } => {
                 let barrier = self.barrier(checkpoint, must_align);
-                for subtask in subtasks {
-                    self.tell(subtask, SubtaskCommand::Trigger(barrier));
+                for subtask in &subtasks {
+                    self.tell(*subtask, SubtaskCommand::Trigger(barrier));
+                }
+                // All at once, so that it takes no longer where there are many exchanges in a row.
+                if barrier.kind.overtakes_from().is_some() {
+                    for subtask in self.subtasks.keys().filter(|subtask| !subtasks.contains(subtask)) {
+                        self.tell(*subtask, SubtaskCommand::Announce(barrier));
+                    }
                 }
             }
             Action::Persist { checkpoint, states, finished } => {

@@ -14,6 +14,8 @@ use tokio::sync::oneshot;
 pub(crate) enum SubtaskCommand {
     /// To one that reads a source: begin this checkpoint.
     Trigger(Barrier),
+    /// To the others: its barriers, which may overtake, are on their way.
+    Announce(Barrier),
     /// A checkpoint is complete; with the final one the subtask's work is done.
     Complete { checkpoint: CheckpointId, last: bool },
     /// A checkpoint was given up.

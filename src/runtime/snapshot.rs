@@ -83,8 +83,16 @@ pub(super) fn by_operator<'a>(snapshots: impl Iterator<Item = &'a SubtaskSnapsho
 pub(super) struct Taken {
     /// Of its operators, frozen.
     pub(super) snapshots: Vec<OperatorSnapshot>,
-    /// What was in flight to it comes here, if the barrier has overtaken it.
-    pub(super) in_flight: Option<oneshot::Receiver<Vec<InFlight>>>,
+    /// What was in flight to it, if the barrier has overtaken it.
+    pub(super) overtaken: Option<Overtaken>,
+}
+
+/// Records in flight to a subtask at its snapshot.
+pub(super) struct Overtaken {
+    /// Most often nearly all.
+    pub(super) known: Vec<InFlight>,
+    /// What follows them comes here, once all barriers have come.
+    pub(super) rest: oneshot::Receiver<Vec<InFlight>>,
 }
 
 /// Writes what a subtask's operators gave at a barrier. `report`: what is known of it so far.
@@ -94,10 +102,19 @@ pub(super) async fn write(
     attempt: Attempt,
     subtask: SubtaskId,
     finished: bool,
-    Taken { snapshots, in_flight }: Taken,
+    Taken { snapshots, overtaken }: Taken,
     mut report: SnapshotReport,
 ) -> Result<SubtaskSnapshot, Error> {
     let mut file = storage.state_file(checkpoint, attempt, subtask);
+    let mut flights = Flights::default();
+    let overtaken = match overtaken {
+        Some(Overtaken { known, rest }) => {
+            // At once: meanwhile the barriers come that the rest waits for.
+            flights.encode(known)?;
+            Some(rest)
+        }
+        None => None,
+    };
     let mut operators = Vec::with_capacity(snapshots.len());
     for snapshot in snapshots {
         let OperatorSnapshot { operator, states, sink, fields } = snapshot;
@@ -126,38 +143,50 @@ pub(super) async fn write(
         operators.push((operator, state));
     }
     let mut channels = Vec::new();
-    if let Some(in_flight) = in_flight {
-        let records = in_flight.await.map_err(|_| {
+    if let Some(rest) = overtaken {
+        flights.encode(rest.await.map_err(|_| {
             Error::new(
                 ErrorKind::Failed,
                 "the barriers of some channels did not come, so not all records in flight are known",
             )
-        })?;
-        for channel in records {
-            channels.extend(write_in_flight(&mut file, subtask.index, channel).await?);
-        }
-        report.bytes += channels.iter().map(|channel| channel.at.len).sum::<u64>();
+        })?)?;
+        channels = flights.write(&mut file, subtask.index).await?;
+        report.in_flight_bytes = channels.iter().map(|channel| channel.at.len).sum();
+        report.bytes += report.in_flight_bytes;
     }
     file.finish().await.map_err(|error| error.subtask(subtask.index).checkpoint(checkpoint))?;
     Ok(SubtaskSnapshot { operators, in_flight: channels, finished, report })
 }
 
-async fn write_in_flight(
-    file: &mut StateFileWriter,
-    to: SubtaskIndex,
-    InFlight { origin, codec, batches }: InFlight,
-) -> Result<Option<ChannelSnapshot>, Error> {
-    let records: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
-    if records == 0 {
-        return Ok(None);
+/// Records in flight, encoded: of each channel how many, and their bytes.
+#[derive(Default)]
+struct Flights(BTreeMap<Origin, (u64, Vec<u8>)>);
+
+impl Flights {
+    fn encode(&mut self, records: Vec<InFlight>) -> Result<(), Error> {
+        for InFlight { origin, codec, batches } in records {
+            let (records, bytes) = self.0.entry(origin).or_default();
+            for batch in batches {
+                *records += batch.len() as u64;
+                encoding("a record in flight", || codec.encode(&batch, bytes))?;
+            }
+        }
+        Ok(())
     }
-    let mut bytes = Vec::new();
-    for batch in batches {
-        encoding("a record in flight", || codec.encode(&batch, &mut bytes))?;
+
+    async fn write(
+        self,
+        file: &mut StateFileWriter,
+        to: SubtaskIndex,
+    ) -> Result<Vec<ChannelSnapshot>, Error> {
+        let mut channels = Vec::with_capacity(self.0.len());
+        for (origin, (records, bytes)) in self.0 {
+            file.begin_state(format!("records in flight from subtask {}", origin.from));
+            let at = file.write_segment(&bytes).await?;
+            channels.push(ChannelSnapshot { origin, to, records, at });
+        }
+        Ok(channels)
     }
-    file.begin_state(format!("records in flight from subtask {}", origin.from));
-    let at = file.write_segment(&bytes).await?;
-    Ok(Some(ChannelSnapshot { origin, to, records, at }))
 }
 
 async fn write_keyed(file: &mut StateFileWriter, snapshot: KeyedSnapshot) -> Result<KeyedState, Error> {

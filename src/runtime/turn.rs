@@ -112,6 +112,8 @@ pub(super) struct Subtask {
     phase: Phase,
     triggers: VecDeque<Barrier>,
     capturing: Option<Capturing>,
+    /// Whether a snapshot was taken in this turn.
+    has_snapshot: bool,
     alarm: Option<Alarm>,
     /// The newest checkpoint taken or given up here: no older one is taken any more.
     newest: Option<CheckpointId>,
@@ -189,6 +191,7 @@ impl Subtask {
             phase: Phase::Reading,
             triggers: VecDeque::new(),
             capturing: None,
+            has_snapshot: false,
             alarm: None,
             newest: None,
             aborted: BTreeSet::new(),
@@ -210,6 +213,11 @@ impl Subtask {
         match command {
             SubtaskCommand::Stop => self.stop = true,
             SubtaskCommand::Trigger(barrier) => self.triggers.push_back(barrier),
+            SubtaskCommand::Announce(barrier) => {
+                if let Some(gate) = &self.gate {
+                    gate.announce(barrier);
+                }
+            }
             SubtaskCommand::Complete { checkpoint, last } => {
                 self.uploads.completed(checkpoint);
                 if self.notifications.completed(checkpoint) {
@@ -263,7 +271,11 @@ impl Subtask {
                 let now = self.clock.elapsed();
                 self.slice.took(now.saturating_sub(looked));
                 looked = now;
-                if batches >= BATCHES || now.saturating_sub(began) >= TURN {
+                // Peers learn of a barrier at once.
+                let is_over = std::mem::take(&mut self.has_snapshot)
+                    || batches >= BATCHES
+                    || now.saturating_sub(began) >= TURN;
+                if is_over {
                     // Commits are looked after even if the input never pauses.
                     let _ = self.chain.tend(task)?;
                     return Ok(Turn::Busy);
@@ -298,14 +310,14 @@ impl Subtask {
 
     /// The second look before sleep.
     fn may_go_on(&mut self, task: &mut TaskContext<'_>) -> Result<bool> {
-        if !self.at_rest {
-            self.at_rest = self.chain.resume(task)? == Flow::Ready;
-            return Ok(self.at_rest);
-        }
-        if self.gate.as_ref().is_some_and(InputGate::has_event) {
+        if !self.at_rest && self.come_to_rest(task)? {
             return Ok(true);
         }
-        let Some(at) = self.gate.as_ref().and_then(InputGate::deadline) else {
+        if self.at_rest && self.gate.as_ref().is_some_and(InputGate::has_event) {
+            return Ok(true);
+        }
+        // What has overtaken already, and finds no room, waits for that and for nothing else.
+        let Some(at) = self.overtaken_from().filter(|at| self.at_rest || *at > self.clock.now()) else {
             self.alarm = None;
             return Ok(false);
         };
@@ -318,13 +330,28 @@ impl Subtask {
         Ok(self.alarm.insert(alarm).sleep.as_mut().poll(task).is_ready())
     }
 
+    /// Goes on with what is suspended. `false`: it is not at an end yet. A barrier that may overtake waits for nothing but user code.
+    fn come_to_rest(&mut self, task: &mut TaskContext<'_>) -> Result<bool> {
+        self.at_rest = self.chain.resume(task)? == Flow::Ready;
+        if !self.at_rest && self.overtaken_from().is_some_and(|at| at <= self.clock.now()) {
+            self.chain.control(&mut Control::MakeWay)?;
+            self.at_rest = self.chain.resume(task)? == Flow::Ready;
+        }
+        Ok(self.at_rest)
+    }
+
+    /// From when on a barrier that is to be taken may overtake.
+    fn overtaken_from(&self) -> Option<Monotonic> {
+        match &self.gate {
+            Some(gate) => gate.overtaken_from(),
+            None => self.triggers.iter().filter_map(|barrier| barrier.kind.overtakes_from()).min(),
+        }
+    }
+
     /// One step. `false`: nothing can be done at the moment.
     fn step(&mut self, task: &mut TaskContext<'_>) -> Result<bool> {
-        if !self.at_rest {
-            if self.chain.resume(task)? == Flow::Full {
-                return Ok(false);
-            }
-            self.at_rest = true;
+        if !self.at_rest && !self.come_to_rest(task)? {
+            return Ok(false);
         }
         // Not amid `finish`: see below.
         if self.phase != Phase::Finishing
@@ -383,10 +410,11 @@ impl Subtask {
             }
             GateEvent::Snapshot(barrier) => self.snapshot(barrier, None)?,
             GateEvent::SnapshotUnaligned(barrier) => {
-                let (done, in_flight) = oneshot::channel();
+                let (done, rest) = oneshot::channel();
                 // Whoever waited for an older one learns that nothing comes any more.
                 self.capturing = Some(Capturing { checkpoint: barrier.checkpoint, done });
-                self.snapshot(barrier, Some(in_flight))?;
+                let known = self.gate.as_mut().map(InputGate::take_known).unwrap_or_default();
+                self.snapshot(barrier, Some(snapshot::Overtaken { known, rest }))?;
                 // Most often all of it is known by now.
                 if let Some(event) = self.gate.as_mut().and_then(InputGate::take_captured) {
                     return self.take_event(event);
@@ -439,15 +467,15 @@ impl Subtask {
         Ok(true)
     }
 
-    /// Snapshots every operator and sends the barrier on; the rest happens on the pool. What was in flight comes later, if the
-    /// barrier has overtaken it.
-    fn snapshot(&mut self, barrier: Barrier, in_flight: Option<oneshot::Receiver<Vec<InFlight>>>) -> Result {
+    /// Snapshots every operator and sends the barrier on; the rest happens on the pool.
+    fn snapshot(&mut self, barrier: Barrier, overtaken: Option<snapshot::Overtaken>) -> Result {
         let checkpoint = barrier.checkpoint;
         if self.newest >= Some(checkpoint) || self.aborted.contains(&checkpoint) {
             self.stop_capturing(checkpoint);
             return self.give_up(checkpoint);
         }
         self.reached(checkpoint);
+        self.has_snapshot = true;
         let Some(storage) = self.storage.clone() else {
             return Err(Error::new(ErrorKind::Internal, "a barrier in a job without checkpoints").into());
         };
@@ -462,7 +490,7 @@ impl Subtask {
         let finished = self.phase == Phase::Ended;
         let coordinator = self.coordinator.clone();
         let (name, counters) = (self.name.clone(), Arc::clone(&self.counters));
-        let taken = snapshot::Taken { snapshots, in_flight };
+        let taken = snapshot::Taken { snapshots, overtaken };
         let upload = async move {
             let mut snapshot =
                 snapshot::write(&storage, checkpoint, attempt, subtask, finished, taken, report).await?;

@@ -45,6 +45,10 @@ impl<T: 'static, S: Sink<T>> Sink<T> for Slow<S> {
         Ok(SlowWriter { writer: self.sink.writer(context)?, each: self.each, is_full: false })
     }
 
+    fn retries(&self) -> strandline::CommitRetries {
+        self.sink.retries()
+    }
+
     fn commit(&self, commits: Vec<S::Commit>) -> impl Future<Output = Result> + Send {
         self.sink.commit(commits)
     }

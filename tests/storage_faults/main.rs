@@ -246,6 +246,45 @@ fn what_a_process_finds_survives_a_loss_of_power_before_anything_is_built_on_it(
     println!("{stories} processes killed, and the power lost in the next one");
 }
 
+/// The failure of a job that tolerates no failed checkpoint: one timed out.
+fn assert_timed_out(error: &Error, what: &str) {
+    let text = error.to_string();
+    assert!(
+        error.kind() == ErrorKind::Failed
+            && text.contains("`tolerable_failures`")
+            && text.contains("it timed out"),
+        "{what}: {error}"
+    );
+}
+
+/// What is still being written of a checkpoint that timed out is broken off, so nothing waits for it: the checkpoint has failed, and how many
+/// of those are tolerated decides about the job.
+#[test]
+fn a_state_file_that_takes_too_long_costs_its_checkpoint_and_nothing_else() {
+    let healthy = Healthy::new(Scenario::Resumed);
+    let is_upload = |nth: &usize| matches!(healthy.steps[nth - 1], Step::StateWrite | Step::StateSync);
+    let uploads: Vec<usize> = healthy.operations().filter(is_upload).collect();
+    assert!(uploads.len() > 4, "{uploads:?}");
+    for nth in uploads {
+        for patience in [Patience::None, Patience::Checkpoints, Patience::Restarts] {
+            let what = format!("{} ({nth}), {patience:?}", healthy.steps[nth - 1]);
+            let inner = healthy.image.copy();
+            let slow = Injection::of(Fault::Slow(Duration::from_secs(1200))).on_everything().at(nth as u64);
+            let life =
+                live(&FaultyDisk::new(Arc::clone(&inner)).failing(slow), Scenario::Resumed, patience, false);
+            let timed_out = life.failed.iter().filter(|reason| reason.contains("it timed out")).count();
+            assert_eq!(timed_out, 1, "{what}: {:?}", life.failed);
+            assert_eq!(life.restarts, usize::from(patience == Patience::Restarts), "{what}");
+            match (patience, &life.end) {
+                (Patience::None, Err(error)) => assert_timed_out(error, &what),
+                (Patience::Checkpoints | Patience::Restarts, Ok(JobStatus::Finished)) => {}
+                (_, end) => panic!("{what}: {end:?}"),
+            }
+            recover(&inner, &[life], &healthy);
+        }
+    }
+}
+
 /// The storage takes so long for an operation that another process takes the job over meanwhile; then it happens.
 #[test]
 fn what_happens_late_harms_nobody_who_has_taken_the_job_over() {
@@ -257,11 +296,13 @@ fn what_happens_late_harms_nobody_who_has_taken_the_job_over() {
         let [first, second] =
             overtake(&inner, Injection::of(Fault::Slow(delay)).on_everything().at(nth as u64), delay);
         let error = first.expect_err("it was overtaken");
-        let kinds = [ErrorKind::Busy, ErrorKind::Fenced, ErrorKind::Stuck];
-        // What is still being written of a checkpoint that timed out is broken off: the job fails, and has no restart to find out in.
-        let is_broken_off =
-            matches!(step, Step::StateWrite | Step::StateSync) && error.kind() == ErrorKind::Failed;
-        assert!(kinds.contains(&error.kind()) || is_broken_off, "{step} ({nth}): {error}");
+        if matches!(step, Step::StateWrite | Step::StateSync) {
+            // It fails before it can find out.
+            assert_timed_out(&error, &format!("{step} ({nth})"));
+        } else {
+            let kinds = [ErrorKind::Busy, ErrorKind::Fenced, ErrorKind::Stuck];
+            assert!(kinds.contains(&error.kind()), "{step} ({nth}): {error}");
+        }
         assert_eq!(second.unwrap(), JobStatus::Finished, "{step} ({nth})");
         let found = Found::on(&inner);
         assert_eq!(found.lines, whole_output(), "{step} ({nth})");

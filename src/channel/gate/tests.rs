@@ -178,6 +178,41 @@ fn an_announced_barrier_is_taken_before_the_records_in_front_of_it() {
 }
 
 #[test]
+fn what_comes_between_the_news_of_a_barrier_and_the_barrier_is_in_flight() {
+    let (mut out, mut gate) = gate(2);
+    send(&mut out[0], 1);
+    gate.announce(barrier_of(1, BarrierKind::Unaligned));
+    assert_eq!(drain(&mut gate), "/1 1 ", "before any barrier was sent");
+    send(&mut out[0], 2);
+    unaligned(&mut out[0], 1);
+    send(&mut out[0], 3);
+    send(&mut out[1], 4);
+    assert_eq!(drain(&mut gate), "4 2 3 ", "it is taken no less");
+    unaligned(&mut out[1], 1);
+    assert_eq!(drain(&mut gate), "(1 0:[1, 2] 1:[4]) ");
+    gate.announce(barrier_of(1, BarrierKind::Unaligned));
+    assert_eq!(drain(&mut gate), "", "it is over");
+}
+
+#[test]
+fn an_announcement_of_what_aligns_for_a_while_overtakes_when_its_time_has_come() {
+    let (mut out, mut gate) = gate(2);
+    let until = |moment| BarrierKind::AlignedUntil(Monotonic(moment));
+    gate.announce(barrier_of(1, until(u64::MAX)));
+    assert_eq!(gate.overtaken_from(), Some(Monotonic(u64::MAX)), "it is known before it is heard");
+    send(&mut out[0], 1);
+    assert_eq!(drain(&mut gate), "1 ");
+    let aligned = |id| Element::Barrier(barrier_of(id, until(u64::MAX)));
+    assert_eq!(out[0].send(aligned(1)).and(out[1].send(aligned(1))), Flow::Ready);
+    assert_eq!(drain(&mut gate), "|1 ");
+    assert_eq!(gate.overtaken_from(), None);
+    gate.announce(barrier_of(2, until(0)));
+    send(&mut out[0], 2);
+    assert_eq!(gate.overtaken_from(), Some(Monotonic(0)));
+    assert_eq!(drain(&mut gate), "/2 2 ");
+}
+
+#[test]
 fn the_rest_of_the_batch_in_hand_is_in_flight() {
     let (mut out, mut gate) = gate(1);
     let _ = out[0].send(Element::Batch(batch(&[1, 2, 3])));

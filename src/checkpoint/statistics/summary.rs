@@ -14,9 +14,9 @@ const WINDOW: usize = 1000;
 pub struct CheckpointSummary {
     /// From trigger to commit, in seconds.
     pub duration_seconds: Summary,
-    /// State written, in bytes.
+    /// State written, records in flight included, in bytes.
     pub bytes: Summary,
-    /// Records under way that were stored with it, in bytes.
+    /// Of these, records in flight, in bytes.
     pub in_flight_bytes: Summary,
     /// Start delay of the subtask with the longest, in seconds.
     pub start_delay_seconds: Summary,
