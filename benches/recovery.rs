@@ -12,6 +12,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::panic)] // it measures, by the machine's clock
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,16 +91,18 @@ struct Seen {
     records: AtomicU64,
     /// From this number on, a record fails: once.
     poison: AtomicU64,
+    failures: AtomicU64,
     failed: Mutex<Option<Instant>>,
-    recovered: Mutex<Option<Instant>>,
+    /// When the records beyond the first of each key were handled by an operator that came after the newest failure.
+    recovered: Mutex<BTreeMap<u64, Instant>>,
 }
 
 struct RunningSum {
     sum: ValueState<(u64, u64)>,
     seen: Arc<Seen>,
     keys: u64,
-    /// Whether the failure has been.
-    restarted: bool,
+    /// How many failures were before this one began.
+    failures: u64,
 }
 
 impl Operator for RunningSum {
@@ -112,10 +115,11 @@ impl Handler<u64> for RunningSum {
         if number >= self.keys {
             if number >= self.seen.poison.swap(u64::MAX, Ordering::SeqCst) {
                 *self.seen.failed.lock().unwrap() = Some(Instant::now());
+                self.seen.failures.fetch_add(1, Ordering::SeqCst);
                 return Err("on purpose".into());
             }
-            if self.restarted {
-                self.seen.recovered.lock().unwrap().get_or_insert_with(Instant::now);
+            if self.seen.failures.load(Ordering::SeqCst) == self.failures {
+                self.seen.recovered.lock().unwrap().insert(number, Instant::now());
             }
         }
         let (count, _) = self.sum.update(ctx, |(count, sum)| {
@@ -154,8 +158,8 @@ async fn run(keys: u64, dir: &Path) -> Result {
         .key_by(move |number| number % keys)
         .process("sum", move |setup| {
             let sum = setup.value_state("sum")?;
-            let restarted = for_operator.failed.lock().unwrap().is_some();
-            Ok(RunningSum { sum, seen: Arc::clone(&for_operator), keys, restarted })
+            let (seen, failures) = (Arc::clone(&for_operator), for_operator.failures.load(Ordering::SeqCst));
+            Ok(RunningSum { sum, seen, keys, failures })
         })
         .sink("end", Collect::new());
     let job = env.start("recovery").await?;
@@ -168,10 +172,10 @@ async fn run(keys: u64, dir: &Path) -> Result {
 }
 
 async fn measure(job: &JobHandle, seen: &Seen, raise: &watch::Sender<u64>, keys: u64, dir: &Path) -> Result {
+    while seen.records.load(Ordering::Relaxed) < keys {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     for round in 1..=ROUNDS {
-        while seen.records.load(Ordering::Relaxed) < keys + (round - 1) * u64::from(SUBTASKS) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
         let plain = write_plainly(dir, keys * 22)?;
         let began = Instant::now();
         let checkpoint = job.checkpoint().await?;
@@ -186,16 +190,17 @@ async fn measure(job: &JobHandle, seen: &Seen, raise: &watch::Sender<u64>, keys:
         );
         println!("RATIO checkpoint/plain {:.2}", took.as_secs_f64() / plain.as_secs_f64());
 
-        *seen.recovered.lock().unwrap() = None;
-        let before = seen.records.load(Ordering::Relaxed);
+        seen.recovered.lock().unwrap().clear();
         seen.poison.store(keys, Ordering::SeqCst);
-        raise.send(keys + round * u64::from(SUBTASKS))?;
-        while seen.records.load(Ordering::Relaxed) < before + u64::from(SUBTASKS) {
+        let bound = keys + round * u64::from(SUBTASKS);
+        raise.send(bound)?;
+        let new = bound - u64::from(SUBTASKS)..bound;
+        while !new.clone().all(|number| seen.recovered.lock().unwrap().contains_key(&number)) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let (failed, recovered) = (seen.failed.lock().unwrap().take(), *seen.recovered.lock().unwrap());
-        let took =
-            failed.zip(recovered).map(|(failed, recovered)| recovered.saturating_duration_since(failed));
+        let failed = *seen.failed.lock().unwrap();
+        let first = seen.recovered.lock().unwrap().values().min().copied();
+        let took = failed.zip(first).map(|(failed, first)| first.saturating_duration_since(failed));
         println!("RECOVERY keys={keys} secs={:.3}", took.unwrap_or_default().as_secs_f64());
     }
     Ok(())

@@ -11,10 +11,11 @@ use common::{
     quiet_panics, sorted, virtual_process,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use strandline::connectors::{CollectCommit, CollectWriter};
 use strandline::prelude::*;
+use strandline::storage::{Fault, FaultyDisk, Injection, MemoryDisk, OnDisk, Operation};
 use strandline::types::CheckpointId;
 use strandline::{BoxFuture, RecoveryContext, SinkWriter, SourceReader, SubtaskContext};
 
@@ -449,6 +450,72 @@ fn an_operator_that_fails_to_close_is_only_logged() {
         }));
         assert!(inject.fuse.went_off());
     }
+}
+
+/// Fails once, when asked to; keeps much until then.
+struct Heavy {
+    kept: ValueState<String>,
+    fuse: Fuse,
+}
+
+impl Operator for Heavy {
+    type Key = u64;
+    type Out = u64;
+}
+
+impl Handler<(u32, u64)> for Heavy {
+    fn handle(&mut self, (_, number): (u32, u64), ctx: &mut Context<'_, Self>) -> Result {
+        if number >= HEAVY && self.fuse.goes_off() {
+            return Err("injected".into());
+        }
+        self.kept.set(ctx, "x".repeat(1000));
+        ctx.emit(number);
+        Ok(())
+    }
+}
+
+const HEAVY: u64 = 12_000;
+
+/// What is being written of a subtask's state fails with the subtask. That is no reason to think that checkpoints cannot be stored. On
+/// threads, for who comes first is for them to say.
+#[test]
+fn a_failure_amid_a_snapshot_is_only_a_failure() {
+    quiet_panics();
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    for round in 0..40 {
+        runtime.block_on(in_time("amid", fail_amid_a_snapshot(round)));
+    }
+    assert_no_threads_left();
+}
+
+async fn fail_amid_a_snapshot(round: u64) {
+    let hour = Duration::from_secs(3600);
+    let slow = Injection::of(Fault::Slow(Duration::from_millis(1))).on([Operation::Write]);
+    let disk = FaultyDisk::new(Arc::new(MemoryDisk::new())).failing(slow);
+    let env = Environment::builder()
+        .checkpointing(Checkpointing::every(1000 * hour).timeout(1000 * hour).tolerable_failures(0))
+        .storage(OnDisk::new(Arc::new(disk), "jobs"))
+        .restart(RestartStrategy::fixed_delay(1, Duration::ZERO))
+        .build()
+        .unwrap();
+    let (numbers, gate) = Numbers::gated(1, HEAVY + 10);
+    let (fuse, out) = (Fuse::after(round % 8), Collect::new());
+    let injected = fuse.clone();
+    env.source("numbers", numbers)
+        .key_by(|(_, number)| *number)
+        .process("heavy", move |setup| Ok(Heavy { kept: setup.value_state("kept")?, fuse: injected.clone() }))
+        .sink("out", out.clone());
+    let job = env.start("amid").await.unwrap();
+    gate.open_to(HEAVY);
+    gate.reached(1, HEAVY).await;
+    let (checkpoint, ()) = futures::join!(job.checkpoint(), async {
+        tokio::task::yield_now().await;
+        gate.open_to(HEAVY + 10);
+    });
+    assert_eq!(job.wait().await.unwrap(), JobStatus::Finished, "{checkpoint:?}");
+    assert!(fuse.went_off());
+    assert_eq!(sorted(out.records()), (0..HEAVY + 10).collect::<Vec<_>>());
 }
 
 /// What cannot be decoded now may be decoded by a corrected program: the checkpoint stays, and a later start goes on from it.

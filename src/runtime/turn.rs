@@ -100,6 +100,8 @@ pub(super) struct Subtask {
     name: OperatorId,
     clock: Clock,
     cell: Arc<WakeCell>,
+    /// Before the chain, so that it ends first: what is being written of the chain's state fails with the chain.
+    uploads: Uploads,
     chain: Box<dyn Chain>,
     /// `None` where the chain begins with a source.
     gate: Option<InputGate>,
@@ -120,7 +122,6 @@ pub(super) struct Subtask {
     /// Newer ones that the coordinator has given up. An older one may still be under way, and is taken.
     aborted: BTreeSet<CheckpointId>,
     notifications: Notifications,
-    uploads: Uploads,
     barrier_times: BarrierTimes,
     stop: bool,
     slice: Slice,
@@ -502,7 +503,8 @@ impl Subtask {
         };
         let span = tracing::debug_span!("snapshot", checkpoint = checkpoint.0, bytes = field::Empty);
         let upload = self.scope.spawn(self.uploads.begin(checkpoint, upload.instrument(span)));
-        // A panic in the upload declines the checkpoint, like an error.
+        let has_ended = self.uploads.has_ended();
+        // A panic in the upload declines the checkpoint, like an error. But that the subtask has ended is for others to say: they know why.
         drop(self.scope.spawn(async move {
             // Nobody waits for what was cancelled.
             let Some(result) = upload.await.map(Result::ok).transpose() else { return };
@@ -514,6 +516,7 @@ impl Subtask {
                 }
                 // A type that cannot be stored: no later checkpoint will store it.
                 Err(error) if error.kind() == ErrorKind::Program => CheckpointMessage::Fatal(error),
+                Err(_) if has_ended.get() => return,
                 Err(cause) => CheckpointMessage::Decline { checkpoint, subtask, attempt, cause },
             });
         }));

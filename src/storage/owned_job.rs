@@ -159,8 +159,12 @@ impl OwnedJob {
         let entries: Vec<Completed> = self.state().view.completed().cloned().collect();
         let mut completed = Vec::with_capacity(entries.len());
         for entry in entries {
-            let manifest =
-                self.inner.folder.read_manifest(&entry).await.map_err(|error| self.named(error))?;
+            let manifest = match self.inner.folder.read_manifest(&entry).await {
+                Ok(manifest) => manifest,
+                // Retired meanwhile: first out of the log, then out of the folder.
+                Err(_) if self.state().view.sequence_of(entry.checkpoint).is_none() => continue,
+                Err(error) => return Err(self.named(error)),
+            };
             let bytes = manifest.encode().map_or(0, |bytes| bytes.len() as u64);
             let path = self.inner.folder.path().join(entry.folder().unwrap_or_default());
             completed.push(CompletedCheckpoint::of(&manifest, path, bytes));

@@ -123,9 +123,14 @@ impl<K: Key, V: StateValue> Page<K, V> {
     /// Whether one more entry can be put in as it is.
     #[inline]
     pub(super) fn has_room(&self) -> bool {
-        let slots = || self.used as usize * LOAD.1 < self.index.len() * LOAD.0;
         self.entries.len() < self.entries.capacity()
-            && if self.is_full() { !self.wants_split() } else { slots() }
+            && if self.is_full() { !self.wants_split() } else { self.has_slots() }
+    }
+
+    /// Whether the index can take one more without searches becoming long.
+    #[inline]
+    fn has_slots(&self) -> bool {
+        (self.used as usize * LOAD.1) < self.index.len() * LOAD.0
     }
 
     /// Whether more room is made by a split.
@@ -190,7 +195,9 @@ impl<K: Key, V: StateValue> Page<K, V> {
             };
             self.entries.reserve_exact(next - len);
         }
-        self.rebuild();
+        if !self.has_slots() {
+            self.rebuild();
+        }
     }
 
     /// Sees to it that few entries do not hold the room of many.
@@ -200,12 +207,18 @@ impl<K: Key, V: StateValue> Page<K, V> {
     }
 
     fn rebuild(&mut self) {
-        let words = (self.entries.capacity().min(PLACES) * LOAD.1).div_ceil(LOAD.0).max(1);
-        self.index = vec![Word::default(); words].into_boxed_slice();
+        let hashes: Vec<u64> = self.entries.iter().take(PLACES).map(|entry| rehash(&entry.key)).collect();
+        self.rebuild_with(&hashes);
+    }
+
+    /// Makes the index anew, for entries with these hashes and for as many more as there is room for, or twice that: the index costs more time
+    /// than memory to make, the entries the other way round.
+    fn rebuild_with(&mut self, hashes: &[u64]) {
+        let places = self.entries.capacity().min(PLACES).next_power_of_two();
+        self.index = vec![Word::default(); (places * LOAD.1).div_ceil(LOAD.0).max(1)].into_boxed_slice();
         self.used = 0;
-        for place in 0..self.entries.len() {
-            let Some(hash) = self.entries.get(place).map(|entry| rehash(&entry.key)) else { return };
-            self.claim(hash, place);
+        for (place, hash) in hashes.iter().enumerate() {
+            self.claim(*hash, place);
         }
     }
 
@@ -214,19 +227,20 @@ impl<K: Key, V: StateValue> Page<K, V> {
         self.depth += 1;
         let mut upper = Self::new(self.depth, self.clean);
         let bit = 64 - self.depth;
-        let is_upper = |entry: &Entry<K, V>| rehash(&entry.key) >> bit & 1 == 1;
+        let hashes: Vec<u64> = self.entries.iter().map(|entry| rehash(&entry.key)).collect();
         // The first splits of a subtask that owns a small part of all hashes leave one side empty.
-        let to_upper = self.entries.iter().filter(|entry| is_upper(entry)).count();
-        let to_lower = self.entries.len() - to_upper;
-        let mut lower = Vec::with_capacity(to_lower + to_lower / 4);
-        upper.entries.reserve_exact(to_upper + to_upper / 4);
-        for entry in self.entries.drain(..) {
-            let to = if is_upper(&entry) { &mut upper.entries } else { &mut lower };
+        let (to_upper, to_lower): (Vec<u64>, Vec<u64>) =
+            hashes.iter().partition(|hash| *hash >> bit & 1 == 1);
+        let room = |entries: usize| entries + entries / 4;
+        let mut lower = Vec::with_capacity(room(to_lower.len()));
+        upper.entries.reserve_exact(room(to_upper.len()));
+        for (entry, hash) in self.entries.drain(..).zip(&hashes) {
+            let to = if hash >> bit & 1 == 1 { &mut upper.entries } else { &mut lower };
             to.push(entry);
         }
         self.entries = lower;
-        self.rebuild();
-        upper.rebuild();
+        self.rebuild_with(&to_lower);
+        upper.rebuild_with(&to_upper);
         upper
     }
 

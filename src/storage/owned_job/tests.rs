@@ -1,7 +1,10 @@
 use super::*;
 use crate::storage::test_support::*;
-use crate::storage::{Disk, Fault, FaultyDisk, FileSystem, JobStorage, Opened, SharedDisk, Storage};
+use crate::storage::{
+    Disk, Fault, FaultyDisk, FileSystem, Injection, JobStorage, Opened, Operation, SharedDisk, Storage,
+};
 use std::path::Path;
+use std::time::Duration;
 
 #[tokio::test]
 async fn on_a_real_disk_a_job_runs_dies_and_goes_on() {
@@ -40,6 +43,26 @@ async fn retiring_removes_entry_and_folder_but_never_the_newest() {
     let names = names(&*disk).await;
     assert!(!names.iter().any(|name| name.starts_with("chk-1-g1")), "{names:?}");
     assert!(!names.contains(&"log/00000000000000000002".to_owned()), "{names:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_is_retired_while_all_are_listed_is_left_out() {
+    let disk = memory();
+    let late = Injection::of(Fault::Slow(Duration::from_secs(1))).on([Operation::Read]);
+    let slow: SharedDisk = Arc::new(FaultyDisk::new(Arc::clone(&disk)).failing(late));
+    let job = open(&slow).await.unwrap();
+    for id in 1..=3 {
+        checkpoint(&job, id).await.unwrap();
+    }
+    let (listed, retired) = futures::join!(job.completed(), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        job.retire(CheckpointId(1)).await
+    });
+    retired.unwrap();
+    let listed: Vec<_> = listed.unwrap().iter().map(|completed| completed.checkpoint.0).collect();
+    assert!(listed.ends_with(&[2, 3]), "{listed:?}");
+    disk.remove(&at("chk-2-g1/manifest")).await.unwrap();
+    assert!(job.completed().await.is_err(), "that one is missed");
 }
 
 #[tokio::test]
