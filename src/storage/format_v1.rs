@@ -58,8 +58,13 @@ fn manifest(generation: u64, id: u64, [first, second, splits]: [Segment; 3]) -> 
         elements,
         at,
     };
-    let subtask =
-        |index, finished, keyed, lists| SubtaskState { subtask: SubtaskIndex(index), finished, keyed, lists };
+    let subtask = |index, finished, keyed, lists| SubtaskState {
+        subtask: SubtaskIndex(index),
+        finished,
+        keyed,
+        lists,
+        increments: Vec::new(),
+    };
     Manifest {
         job: "fixture".into(),
         checkpoint: CheckpointId(id),

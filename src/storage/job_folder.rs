@@ -17,6 +17,7 @@ pub(crate) struct JobFolder {
     pub(crate) root: PathBuf,
     pub(crate) job: JobName,
     pub(crate) max_state_size: Option<u64>,
+    pub(crate) write_buffer_size: usize,
 }
 
 impl JobFolder {

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 /// The file format. The content of segments is described by the manifest, whose version covers it.
 pub(crate) const FORMAT: Format = Format { kind: *b"STAT", version: 1 };
 
-/// How much is collected before it is written: large enough that the cost of a call does not matter, small enough that
-/// memory does not.
-const BUFFER: usize = 1 << 20;
+/// How much is collected before it is written, unless the storage says otherwise: large enough that the cost of a call does not matter, small
+/// enough that memory does not.
+pub(crate) const BUFFER: usize = 1 << 20;
 
 /// Writes a state file. It is made when there is something to write, so that a subtask without state makes none.
 ///
@@ -29,6 +29,7 @@ pub struct StateFileWriter {
     max_state_size: Option<u64>,
     file: Option<Box<dyn DiskFile>>,
     buffer: Vec<u8>,
+    buffer_size: usize,
     /// Bytes of the file so far, those in the buffer included.
     len: u64,
     state: String,
@@ -47,10 +48,16 @@ impl StateFileWriter {
             max_state_size,
             file: None,
             buffer: Vec::new(),
+            buffer_size: BUFFER,
             len: 0,
             state_len: 0,
             broken: false,
         }
+    }
+
+    /// Collects so many bytes, at least 1, before it writes them.
+    pub(super) fn buffered(self, bytes: usize) -> Self {
+        Self { buffer_size: bytes.max(1), ..self }
     }
 
     /// The segments that follow belong to this state: its name for errors, and its size counts from here.
@@ -106,12 +113,12 @@ impl StateFileWriter {
 
     async fn append(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
-            let room = BUFFER.saturating_sub(self.buffer.len()).min(bytes.len());
+            let room = self.buffer_size.saturating_sub(self.buffer.len()).min(bytes.len());
             let (now, later) = bytes.split_at(room);
             self.buffer.extend_from_slice(now);
             self.len += now.len() as u64;
             bytes = later;
-            if self.buffer.len() >= BUFFER {
+            if self.buffer.len() >= self.buffer_size {
                 self.flush().await?;
             }
         }

@@ -61,8 +61,13 @@ pub(crate) async fn prepare(job: &OwnedJob, id: u64) -> Result<Manifest, Error> 
         elements: 1,
         at: Some(segment),
     };
-    let state =
-        SubtaskState { subtask: SubtaskIndex(0), finished: false, keyed: Vec::new(), lists: vec![list] };
+    let state = SubtaskState {
+        subtask: SubtaskIndex(0),
+        finished: false,
+        keyed: Vec::new(),
+        lists: vec![list],
+        increments: Vec::new(),
+    };
     Ok(Manifest {
         job: "job".into(),
         checkpoint: id,
