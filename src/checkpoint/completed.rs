@@ -62,6 +62,9 @@ impl CompletedCheckpoint {
     /// From its manifest, which is in the folder `path` and has so many bytes.
     pub(crate) fn of(manifest: &Manifest, path: PathBuf, manifest_bytes: u64) -> Self {
         let operators: Arc<[OperatorSummary]> = manifest.operators.iter().map(OperatorSummary::of).collect();
+        // What lies in the manifest is counted with its operator.
+        let inline: u64 = manifest.inline.iter().map(|inline| inline.content.len() as u64).sum();
+        let manifest_bytes = manifest_bytes.saturating_sub(inline);
         let full_bytes = manifest_bytes + operators.iter().map(|operator| operator.bytes).sum::<u64>();
         let subtasks = manifest.operators.iter().flat_map(|operator| &operator.subtasks);
         let earlier = subtasks.flat_map(|subtask| &subtask.increments);

@@ -31,6 +31,9 @@ pub struct Manifest {
     /// Records that were in flight, by edge, in order of its name. Only a checkpoint whose barriers overtook records has any.
     #[serde(skip)]
     pub in_flight: Vec<EdgeState>,
+    /// Files that are so small that they are kept here, in order of name. Since version 3.
+    #[serde(skip)]
+    pub inline: Vec<InlineFile>,
 }
 
 impl Manifest {
@@ -40,7 +43,7 @@ impl Manifest {
     /// |---|---|
     /// | 1 | all but `in_flight`, and no [`Distribution::Union`] |
     /// | 2 | the same with [`Distribution::Union`]; then `in_flight`, unless it is empty |
-    /// | 3 | as version 2, with `in_flight` even if it is empty; then every [`SubtaskState::increments`] that is not empty, with the place of its operator in the manifest and that of the subtask in it |
+    /// | 3 | as version 2, with `in_flight` even if it is empty; then every [`SubtaskState::increments`] that is not empty, with the place of its operator in the manifest and that of the subtask in it; then `inline` |
     ///
     /// What does without is written in an older version, which older programs read.
     pub const FORMAT: Format = Format { kind: *b"MANI", version: 3 };
@@ -53,8 +56,8 @@ impl Manifest {
         let mut lists =
             self.operators.iter().flat_map(|operator| &operator.subtasks).flat_map(|subtask| &subtask.lists);
         let increments = self.increments();
-        if !increments.is_empty() {
-            return envelope::encode(Self::FORMAT, &(self, &self.in_flight, increments));
+        if !increments.is_empty() || !self.inline.is_empty() {
+            return envelope::encode(Self::FORMAT, &(self, &self.in_flight, increments, &self.inline));
         }
         let version_2 = Format { version: 2, ..Self::FORMAT };
         if !self.in_flight.is_empty() {
@@ -76,9 +79,9 @@ impl Manifest {
             2 if rest.is_empty() => {}
             2 => manifest.in_flight = envelope::parse(rest)?,
             _ => {
-                let (in_flight, rest) = envelope::parse_front(rest)?;
-                manifest.in_flight = in_flight;
-                manifest.put_increments(envelope::parse(rest)?)?;
+                let (in_flight, increments, inline) = envelope::parse(rest)?;
+                (manifest.in_flight, manifest.inline) = (in_flight, inline);
+                manifest.put_increments(increments)?;
             }
         }
         // Read by serde, so not yet checked: 0 groups would be divided by.
@@ -95,6 +98,12 @@ impl Manifest {
             increments.extend(subtasks.map(|(place, subtask)| (operator, place, &*subtask.increments)));
         }
         increments
+    }
+
+    /// What a file holds that is kept in here.
+    #[must_use]
+    pub fn inline_file(&self, name: &str) -> Option<&[u8]> {
+        self.inline.iter().find(|inline| inline.file == name).map(|inline| &*inline.content)
     }
 
     /// The checkpoints whose files its states in increments need, and itself.
@@ -329,6 +338,15 @@ pub struct ChannelState {
     pub at: Segment,
 }
 
+/// A file that was not worth being one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct InlineFile {
+    /// What it would be called.
+    pub file: String,
+    /// What it would hold.
+    pub content: Vec<u8>,
+}
+
 /// A part of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Segment {
@@ -340,6 +358,16 @@ pub struct Segment {
     pub len: u64,
     /// CRC-32C of the bytes.
     pub crc32c: u32,
+}
+
+impl Segment {
+    /// The part of a file's content, if it is there and what it should be.
+    #[must_use]
+    pub fn within<'c>(&self, content: &'c [u8]) -> Option<&'c [u8]> {
+        let start = usize::try_from(self.offset).ok()?;
+        let part = content.get(start..start.checked_add(usize::try_from(self.len).ok()?)?)?;
+        (crc32c::crc32c(part) == self.crc32c).then_some(part)
+    }
 }
 
 #[cfg(test)]

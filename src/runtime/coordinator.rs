@@ -352,6 +352,7 @@ impl CoordinatorActor {
             finished,
             operators: by_operator(states.iter().map(|(_, snapshot)| &**snapshot)),
             in_flight: by_edge(states.iter().map(|(_, snapshot)| &**snapshot), &self.settings.layout),
+            inline: states.iter().filter_map(|(_, snapshot)| snapshot.inline.clone()).collect(),
         }
     }
 

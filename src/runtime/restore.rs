@@ -381,7 +381,7 @@ impl Reader<'_> {
     }
 
     async fn read(&self, segment: &Segment, operator: &OperatorId) -> Result<Vec<u8>, Error> {
-        let bytes = self.storage.read_segment(segment).await;
+        let bytes = self.storage.read_segment(self.manifest, segment).await;
         bytes.map_err(|error| error.operator(operator).checkpoint(self.manifest.checkpoint))
     }
 

@@ -3,8 +3,8 @@
 use super::in_flight::schema_of;
 use crate::channel::{InFlight, Origin};
 use crate::checkpoint::metadata::{
-    ChannelState, EdgeState, GroupPart, GroupSegment, IncrementFile, KeyedIncrements, KeyedState, ListState,
-    OperatorState, Segment, SubtaskState,
+    ChannelState, EdgeState, GroupPart, GroupSegment, IncrementFile, InlineFile, KeyedIncrements, KeyedState,
+    ListState, OperatorState, Segment, SubtaskState,
 };
 use crate::checkpoint::{SnapshotReport, WrittenPart};
 use crate::dataflow::Layout;
@@ -27,6 +27,8 @@ pub(crate) struct SubtaskSnapshot {
     pub(crate) operators: Vec<(OperatorId, SubtaskState)>,
     /// What was in flight to it, by channel; only where there was anything.
     pub(crate) in_flight: Vec<ChannelSnapshot>,
+    /// All of this, if it was too small for a file.
+    pub(crate) inline: Option<InlineFile>,
     /// Whether the subtask had reached the end of its input.
     pub(crate) finished: bool,
     /// How it was taken.
@@ -173,8 +175,9 @@ pub(super) async fn write(
         report.in_flight_bytes = channels.iter().map(|channel| channel.at.len).sum();
         report.bytes += report.in_flight_bytes;
     }
-    file.finish().await.map_err(|error| error.subtask(subtask.index).checkpoint(checkpoint))?;
-    Ok(SubtaskSnapshot { operators, in_flight: channels, finished, report })
+    let inline = file.finish_or_inline().await;
+    let inline = inline.map_err(|error| error.subtask(subtask.index).checkpoint(checkpoint))?;
+    Ok(SubtaskSnapshot { operators, in_flight: channels, inline, finished, report })
 }
 
 /// Records in flight, encoded: of each channel how many, and their bytes.
@@ -240,6 +243,7 @@ async fn write_increment(
         None
     } else {
         let bytes = parts.iter().map(|part| part.bytes).sum();
+        file.share();
         let index = file.write_segment(&codec::encode(&index)?).await?;
         Some(IncrementFile { checkpoint, bytes, index })
     };

@@ -47,6 +47,7 @@ impl JobStorage {
             job: job.clone(),
             max_state_size: storage.max_state_size(),
             write_buffer_size: storage.write_buffer_size(),
+            memory_threshold: storage.memory_threshold(),
         };
         let log = JobLog::new(storage.disk(), folder.log_dir());
         Ok(Self { folder, log, random: Mutex::new(Random::from_os()) })

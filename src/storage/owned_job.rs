@@ -189,15 +189,24 @@ impl OwnedJob {
         let name = layout::state_file(id, self.inner.generation, attempt, subtask);
         let folder = &self.inner.folder;
         let file = StateFileWriter::new(Arc::clone(&folder.disk), folder.path(), name, folder.max_state_size);
-        file.buffered(folder.write_buffer_size)
+        file.buffered(folder.write_buffer_size).in_memory_up_to(folder.memory_threshold)
     }
 
-    /// Reads a part of a state file, and checks it.
+    /// Reads a part of a state file that a manifest names, or has in itself, and checks it.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`], [`ErrorKind::Storage`].
-    pub async fn read_segment(&self, segment: &Segment) -> Result<Vec<u8>, Error> {
+    pub async fn read_segment(&self, manifest: &Manifest, segment: &Segment) -> Result<Vec<u8>, Error> {
         let folder = &self.inner.folder;
+        if let Some(content) = manifest.inline_file(&segment.file) {
+            let part = segment.within(content).ok_or_else(|| {
+                let Segment { file, offset, len, .. } = segment;
+                let what =
+                    format!("a manifest should hold {len} bytes at {offset} of `{file}`, and holds others");
+                Error::new(ErrorKind::Corrupt, what).at(&folder.path()).checkpoint(manifest.checkpoint)
+            });
+            return part.map(<[u8]>::to_vec).map_err(|error| self.named(error));
+        }
         state_file::read_segment(&folder.disk, &folder.path(), segment).await.map_err(|e| self.named(e))
     }
 

@@ -79,6 +79,7 @@ pub(crate) async fn prepare(job: &OwnedJob, id: u64) -> Result<Manifest, Error> 
         finished: false,
         operators: vec![OperatorState { operator: "op".into(), watermark: None, subtasks: vec![state] }],
         in_flight: Vec::new(),
+        inline: Vec::new(),
     })
 }
 
@@ -95,7 +96,7 @@ pub(crate) fn retained(job: &OwnedJob) -> Vec<u64> {
 pub(crate) async fn restore(job: &OwnedJob) -> Option<u64> {
     let manifest = job.latest_manifest().await.unwrap()?;
     for segment in manifest.segments() {
-        assert_eq!(job.read_segment(segment).await.unwrap(), state_of(manifest.checkpoint.0));
+        assert_eq!(job.read_segment(&manifest, segment).await.unwrap(), state_of(manifest.checkpoint.0));
     }
     assert_eq!(job.retained().last(), Some(&manifest.checkpoint));
     Some(manifest.checkpoint.0)

@@ -50,6 +50,7 @@ fn manifest(max_parallelism: MaxParallelism) -> Manifest {
             }],
         }],
         in_flight: Vec::new(),
+        inline: Vec::new(),
     }
 }
 
@@ -79,7 +80,8 @@ fn a_manifest_comes_back_as_it_was() {
     let bytes = sample().encode().unwrap();
     assert_eq!(Manifest::decode(&bytes), Ok(sample()));
     let both = Manifest { in_flight: in_flight().in_flight, ..incremental() };
-    for manifest in [in_flight(), incremental(), both] {
+    let small = Manifest { inline: incremental().inline, ..sample() };
+    for manifest in [in_flight(), incremental(), both, small] {
         let bytes = manifest.encode().unwrap();
         assert_eq!(Manifest::decode(&bytes), Ok(manifest));
     }
@@ -91,7 +93,8 @@ fn increments_of_a_subtask_that_is_not_there_are_refused() {
     for place in [(1_u32, 0_u32), (0, 1)] {
         let all = vec![(place.0, place.1, &increments)];
         let in_flight: Vec<EdgeState> = Vec::new();
-        let bytes = envelope::encode(Manifest::FORMAT, &(sample(), in_flight, all)).unwrap();
+        let bytes = envelope::encode(Manifest::FORMAT, &(sample(), in_flight, all, Vec::<InlineFile>::new()))
+            .unwrap();
         let error = Manifest::decode(&bytes).unwrap_err();
         assert!(error.to_string().contains("there is no subtask"), "{error}");
     }
@@ -103,6 +106,18 @@ fn a_new_version_is_written_only_where_it_is_needed() {
     assert_eq!(incremental().encode().unwrap()[12..16], 3_u32.to_le_bytes());
     assert_eq!(sample().encode().unwrap()[12..16], 1_u32.to_le_bytes());
     assert_eq!(in_flight().encode().unwrap()[12..16], 2_u32.to_le_bytes());
+}
+
+#[test]
+fn a_part_of_a_file_that_is_kept_inline_is_checked() {
+    let manifest = incremental();
+    let content = manifest.inline_file("chk-4-g1/state-a0-1.0").unwrap();
+    assert_eq!(manifest.inline_file("chk-2-g1/state-a0-1.0"), None);
+    let part = |offset, len, of: &[u8]| Segment { len, crc32c: crc32c::crc32c(of), ..segment(offset) };
+    assert_eq!(part(16, 3, &[16, 17, 18]).within(content), Some(&[16, 17, 18][..]));
+    assert_eq!(part(16, 3, &[16, 17, 19]).within(content), None);
+    assert_eq!(part(198, 3, &[198, 199]).within(content), None);
+    assert_eq!(part(u64::MAX, 3, &[]).within(content), None);
 }
 
 #[test]
@@ -136,6 +151,7 @@ fn incremental() -> Manifest {
     };
     let mut manifest = sample();
     manifest.operators[0].subtasks[0].increments = vec![state];
+    manifest.inline = vec![InlineFile { file: segment(0).file, content: (0..200).collect() }];
     manifest
 }
 
