@@ -213,7 +213,7 @@ fn write_plainly(dir: &Path, bytes: u64) -> Result<Duration> {
         let write = |part: u32| {
             let chunk = vec![part as u8; 1 << 20];
             let mut file = std::fs::File::create(dir.join(format!("plain-{part}")))?;
-            for _ in 0..bytes / u64::from(SUBTASKS) >> 20 {
+            for _ in 0..(bytes / u64::from(SUBTASKS)) >> 20 {
                 file.write_all(&chunk)?;
             }
             file.sync_all()

@@ -19,8 +19,8 @@ use tokio::sync::broadcast::error::RecvError;
 
 const USAGE: &str = "\
 usage: word_count --input FILE... [--output DIR] [--checkpoints DIR]
-                  [--interval TIME] [--mode MODE] [--aligned-timeout TIME] [--parallelism N]
-                  [--rate LINES_PER_SECOND] [--verbose]
+                  [--interval TIME] [--mode MODE] [--aligned-timeout TIME] [--incremental]
+                  [--parallelism N] [--rate LINES_PER_SECOND] [--verbose]
 
   --input FILE...     text files, plain or .gz; may be given several times
   --output DIR        where the lines `word<TAB>n` go; default: a new folder in the temporary folder
@@ -30,6 +30,7 @@ usage: word_count --input FILE... [--output DIR] [--checkpoints DIR]
                       the records before them) or at-least-once (after a kill some words count twice)
   --aligned-timeout TIME
                       barriers overtake only in checkpoints that are older than this
+  --incremental       a checkpoint writes only the words that have come since the one before, and a part of the others in turn
   --parallelism N     subtasks of each operator; default: the number of cores. It may change between runs
   --rate LINES        at most so many lines per second, all sources together; default 0: no limit
   --verbose           a line for each checkpoint also on a terminal (without one it is always written)";
@@ -153,6 +154,7 @@ impl Settings {
     /// `None` if only the usage is asked for.
     fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<Self>, String> {
         let (mut interval, mut mode, mut aligned_timeout) = (Duration::from_millis(200), None, None);
+        let mut incremental = false;
         let mut settings = Self {
             inputs: Vec::new(),
             output: None,
@@ -183,6 +185,7 @@ impl Settings {
                 "--aligned-timeout" => {
                     aligned_timeout = Some(duration(&option, &value()?.to_string_lossy())?);
                 }
+                "--incremental" => incremental = true,
                 "--parallelism" => {
                     settings.parallelism = Some(number(&option, &value()?.to_string_lossy(), 1)?);
                 }
@@ -195,7 +198,7 @@ impl Settings {
         if settings.inputs.is_empty() {
             return Err("give at least one --input".into());
         }
-        let checkpointing = Checkpointing::every(interval);
+        let checkpointing = Checkpointing::every(interval).incremental(incremental);
         settings.checkpointing = match mode.as_deref() {
             None | Some("exactly-once") => checkpointing,
             Some("unaligned") => checkpointing.unaligned(),

@@ -38,14 +38,14 @@ mod wake;
 use announce::{Announcements, Listener};
 use loom::sync::Arc;
 use std::task::Poll;
-use strandline::checkpoint::{Barrier, BarrierKind};
+use strandline::checkpoint::{Barrier, BarrierKind, Extent};
 use strandline::types::{CheckpointId, Monotonic, Timestamp};
 use wake::WakeCell;
 
 const TIMED: BarrierKind = BarrierKind::AlignedUntil(Monotonic(9));
 
 fn barrier(id: u64, kind: BarrierKind) -> Barrier {
-    Barrier { checkpoint: CheckpointId(id), triggered: Timestamp(0), kind }
+    Barrier { checkpoint: CheckpointId(id), triggered: Timestamp(0), kind, extent: Extent::Full }
 }
 
 /// Hears what there is, and checks that it is newer than all before.

@@ -10,9 +10,11 @@ use common::{
     Count, Gate, Numbers, exact_modes, expected_counts, in_flight_in, lead, on_request, sorted, tree,
     virtual_process, visible_lines,
 };
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use strandline::checkpoint::metadata::Manifest;
 use strandline::prelude::*;
 use strandline::storage::{Fault, FaultyDisk, MemoryDisk, OnDisk, SharedDisk};
 
@@ -94,7 +96,15 @@ fn assert_clean(disk: &SharedDisk, what: &str) {
         let hidden: Vec<String> = names().filter(|path| path.contains("/.")).collect();
         assert!(hidden.is_empty(), "{what}: left {hidden:?}");
         let checkpoints = names().filter(|path| path.contains("/chk-") && path.matches('/').count() == 2);
-        assert_eq!(checkpoints.collect::<Vec<_>>().len(), 1, "{what}: {:?}", names().collect::<Vec<_>>());
+        let checkpoints: BTreeSet<String> = checkpoints.collect();
+        let manifests = all.iter().filter(|(path, _)| path.ends_with("manifest"));
+        let manifests =
+            manifests.map(|(path, content)| (path, Manifest::decode(content.as_ref().unwrap()).unwrap()));
+        let (path, newest) = manifests.max_by_key(|(_, manifest)| manifest.checkpoint).unwrap();
+        let folder = path.parent().unwrap();
+        let of_others = newest.folders().into_iter().map(|name| folder.with_file_name(name));
+        let needed = of_others.chain([folder.to_owned()]).map(|path| path.to_string_lossy().into_owned());
+        assert_eq!(checkpoints, needed.collect(), "{what}: {:?}", names().collect::<Vec<_>>());
     });
 }
 
@@ -169,6 +179,13 @@ fn every_crash_point_is_survived_with_barriers_that_overtake_and_at_another_para
         let with_some_in_flight = crash_everywhere(checkpointing, assert_exact_and_clean);
         println!("{mode}: {with_some_in_flight} lives began with records in flight");
         assert!(with_some_in_flight > 10, "{mode}: only {with_some_in_flight}");
+    }
+}
+
+#[test]
+fn every_crash_point_is_survived_where_a_checkpoint_needs_the_files_of_others_and_at_another_parallelism() {
+    for limit in [2, 3] {
+        crash_everywhere(&on_request().incremental(true).max_increments(limit), assert_exact_and_clean);
     }
 }
 

@@ -36,6 +36,11 @@ fn they_are_so_too_where_barriers_overtake_after_a_while() {
 }
 
 #[test]
+fn they_are_so_too_where_checkpoints_hold_only_what_has_changed() {
+    stories(&INCREMENTAL, 1);
+}
+
+#[test]
 fn at_least_once_no_line_is_missing() {
     stories(&AT_LEAST_ONCE, 2);
 }
@@ -54,6 +59,7 @@ const UNALIGNED: Mode =
     Mode { arguments: &["--mode", "unaligned"], rates: [1_000, 10_000, 10_000], exact: true };
 const ALIGNED_FOR_A_WHILE: Mode =
     Mode { arguments: &["--aligned-timeout", "1ms"], rates: [1_000, 10_000, 10_000], exact: true };
+const INCREMENTAL: Mode = Mode { arguments: &["--incremental"], rates: [300, 1_000, 3_000], exact: true };
 const AT_LEAST_ONCE: Mode =
     Mode { arguments: &["--mode", "at-least-once"], rates: [300, 1_000, 10_000], exact: false };
 

@@ -237,7 +237,7 @@ impl fmt::Debug for Input {
 mod tests {
     use super::*;
     use crate::channel::Barrier;
-    use crate::checkpoint::BarrierKind;
+    use crate::checkpoint::{BarrierKind, Extent};
     use crate::types::{CheckpointId, Timestamp};
 
     fn barrier(id: u64) -> Element {
@@ -245,6 +245,7 @@ mod tests {
             checkpoint: CheckpointId(id),
             triggered: Timestamp(0),
             kind: BarrierKind::Aligned,
+            extent: Extent::Full,
         })
     }
 

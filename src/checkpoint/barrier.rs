@@ -11,6 +11,22 @@ pub struct Barrier {
     pub triggered: Timestamp,
     /// Whether it may overtake the records before it.
     pub kind: BarrierKind,
+    /// How much of the keyed state is written.
+    pub extent: Extent,
+}
+
+/// How much of the keyed state a checkpoint writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Extent {
+    /// All of it. So it is with savepoints, whatever the job's mode.
+    Full,
+    /// What has changed since `base`, and some key groups whole.
+    Incremental {
+        /// A completed checkpoint, whose files are kept for as long as this one is under way. A subtask that has no part in it writes all.
+        base: Option<CheckpointId>,
+        /// How many checkpoints may be needed to restore one.
+        limit: u32,
+    },
 }
 
 /// Whether the barriers of a checkpoint may overtake records (Flink's `CheckpointOptions.AlignmentType`).

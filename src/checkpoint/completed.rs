@@ -21,6 +21,9 @@ pub struct CompletedCheckpoint {
     pub duration: Option<Duration>,
     /// Bytes written for it: state and manifest.
     pub bytes: u64,
+    /// Bytes of all files that it needs. More than `bytes` only if it is
+    /// [incremental](super::Checkpointing::incremental), and some are of earlier checkpoints.
+    pub full_bytes: u64,
     /// Its folder, as its storage names it.
     pub path: PathBuf,
     /// What it holds, in order of uid.
@@ -35,7 +38,7 @@ pub struct OperatorSummary {
     pub operator: OperatorId,
     /// Its parallelism then.
     pub subtasks: u32,
-    /// Bytes of all its states.
+    /// Bytes of all its states, those of earlier checkpoints that are needed included.
     pub bytes: u64,
     /// Its states that hold anything, in order of name.
     pub states: Vec<StateSummary>,
@@ -51,7 +54,7 @@ pub struct StateSummary {
     pub kind: String,
     /// Keys of a keyed state, elements of an operator state.
     pub entries: u64,
-    /// Its bytes.
+    /// Its bytes, those of earlier checkpoints that are needed included.
     pub bytes: u64,
 }
 
@@ -59,11 +62,19 @@ impl CompletedCheckpoint {
     /// From its manifest, which is in the folder `path` and has so many bytes.
     pub(crate) fn of(manifest: &Manifest, path: PathBuf, manifest_bytes: u64) -> Self {
         let operators: Arc<[OperatorSummary]> = manifest.operators.iter().map(OperatorSummary::of).collect();
+        // What lies in the manifest is counted with its operator.
+        let inline: u64 = manifest.inline.iter().map(|inline| inline.content.len() as u64).sum();
+        let manifest_bytes = manifest_bytes.saturating_sub(inline);
+        let full_bytes = manifest_bytes + operators.iter().map(|operator| operator.bytes).sum::<u64>();
+        let subtasks = manifest.operators.iter().flat_map(|operator| &operator.subtasks);
+        let earlier = subtasks.flat_map(|subtask| &subtask.increments);
+        let earlier: u64 = earlier.map(|state| state.bytes() - state.written_by(manifest.checkpoint)).sum();
         Self {
             checkpoint: manifest.checkpoint,
             triggered: manifest.triggered,
             duration: None,
-            bytes: manifest_bytes + operators.iter().map(|operator| operator.bytes).sum::<u64>(),
+            bytes: full_bytes - earlier,
+            full_bytes,
             path,
             operators,
         }
@@ -85,6 +96,9 @@ impl OperatorSummary {
                 let entries = keyed.groups.iter().map(|group| group.entries).sum();
                 let bytes = keyed.groups.iter().map(|group| group.at.len).sum();
                 add(&keyed.name, &keyed.schema.kind, entries, bytes);
+            }
+            for state in &subtask.increments {
+                add(&state.name, &state.schema.kind, state.entries, state.bytes());
             }
             for ListState { name, schema, elements, at, .. } in &subtask.lists {
                 add(name, &schema.kind, *elements, at.as_ref().map_or(0, |at| at.len));

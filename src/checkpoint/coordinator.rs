@@ -3,6 +3,7 @@
 //! Every subtask of a job stays alive until the final checkpoint, also when its input has ended, so a checkpoint always triggers all
 //! sources and waits for all subtasks.
 
+use super::barrier::Extent;
 use super::events::{Action, Event, PersistFailure};
 use super::failures::{CheckpointFailure, FailureCounter, FailureReason};
 use super::pending::{AckResult, Pending, Phase};
@@ -37,7 +38,11 @@ pub struct Coordinator<S> {
     unsettled: Option<(CheckpointId, Pending<S>)>,
     cleaning: BTreeMap<CheckpointId, Cleaning>,
     failures: FailureCounter,
+    /// How many checkpoints an incremental one may need; `None` if all are full.
+    increments: Option<u32>,
     retained: Retained,
+    /// No longer retained, but what is under way builds on them.
+    held: Vec<CheckpointId>,
     last_completion: Monotonic,
     latest_completed: Option<CheckpointId>,
 }
@@ -103,7 +108,9 @@ impl<S: Clone> Coordinator<S> {
             unsettled: None,
             cleaning: BTreeMap::new(),
             failures: FailureCounter::new(settings.get_tolerable_failures()),
+            increments: settings.increments(),
             retained: Retained::new(settings.get_retain(), retained),
+            held: Vec::new(),
             last_completion: Monotonic::default(),
             latest_completed,
         }
@@ -196,6 +203,7 @@ impl<S: Clone> Coordinator<S> {
         self.pending.contains_key(&checkpoint)
             || self.unsettled() == Some(checkpoint)
             || self.retained().contains(&checkpoint)
+            || self.held.contains(&checkpoint)
     }
 
     /// The checkpoint whose commit has an unknown outcome. Tell it with [`Event::Persisted`] when the log was read back.
@@ -335,19 +343,31 @@ impl<S: Clone> Coordinator<S> {
                 let attempt = pending.attempt;
                 // A final checkpoint ends the job only if nothing is in flight any more.
                 let must_align = pending.savepoint || pending.asker == Asker::End;
+                let extent = match self.increments.filter(|_| !pending.savepoint) {
+                    Some(limit) => {
+                        pending.base = self.latest_completed;
+                        Extent::Incremental { base: pending.base, limit }
+                    }
+                    None => Extent::Full,
+                };
                 out.push(Action::Trigger {
                     checkpoint: id,
                     attempt,
                     subtasks: self.sources.clone(),
                     must_align,
+                    extent,
                 });
             }
             Err(reason) => self.abort(id, &reason, None, now, out),
         }
     }
 
-    /// What can go on by itself after any event: a commit, the final request, the requests that wait.
+    /// What can go on by itself after any event: deletions, a commit, the final request, the requests that wait.
     fn advance(&mut self, now: Monotonic, out: &mut Vec<Action<S>>) {
+        // After a shutdown, too: what nothing builds on any more is not left behind.
+        let (held, free) = std::mem::take(&mut self.held).into_iter().partition(|id| self.is_base(*id));
+        self.held = held;
+        out.extend(free.into_iter().map(|checkpoint| Action::Retire { checkpoint }));
         if !self.is_committing()
             && let Some((&checkpoint, pending)) =
                 self.pending.iter_mut().find(|(_, pending)| pending.is_ready())
@@ -449,8 +469,10 @@ impl<S: Clone> Coordinator<S> {
         self.failures.succeeded(id);
         if !pending.savepoint {
             self.latest_completed = Some(id);
-            let retired = self.retained.add(id).into_iter();
-            out.extend(retired.map(|checkpoint| Action::Retire { checkpoint }));
+            let (held, retired): (Vec<_>, Vec<_>) =
+                self.retained.add(id).into_iter().partition(|id| self.is_base(*id));
+            self.held.extend(held);
+            out.extend(retired.into_iter().map(|checkpoint| Action::Retire { checkpoint }));
         }
         if let Asker::Caller(request) = pending.asker {
             out.push(Action::Answer { request, result: Ok(id) });
@@ -521,6 +543,12 @@ impl<S: Clone> Coordinator<S> {
             Asker::End => self.retry_final(now),
         }
         out.push(Action::Failed { checkpoint, reason: reason.clone() });
+    }
+
+    /// Whether something that is under way, or perhaps completed, builds on this checkpoint.
+    fn is_base(&self, id: CheckpointId) -> bool {
+        let unsettled = self.unsettled.iter().map(|(_, pending)| pending);
+        self.pending.values().chain(unsettled).any(|pending| pending.base == Some(id))
     }
 
     fn retry_final(&mut self, now: Monotonic) {

@@ -1,6 +1,6 @@
 //! What the checkpoint coordinator is told, and what it orders.
 
-use super::{CheckpointFailure, FailureReason, RequestId, RequestKind};
+use super::{CheckpointFailure, Extent, FailureReason, RequestId, RequestKind};
 use crate::types::{Attempt, CheckpointId, SubtaskId};
 use std::fmt;
 use std::sync::Arc;
@@ -139,6 +139,8 @@ pub enum Action<S> {
         subtasks: Vec<SubtaskId>,
         /// Whether its barriers may not overtake records, whatever the job's mode: savepoints and final checkpoints.
         must_align: bool,
+        /// How much of the keyed state it writes. A base that is named here is not retired while this checkpoint is under way.
+        extent: Extent,
     },
     /// Write the manifest and append to the log, then tell [`Event::Persisted`]. Never two at a time.
     Persist {

@@ -5,6 +5,7 @@ use crate::types::{
     Attempt, CheckpointId, Generation, JobName, KeyGroup, MaxParallelism, OperatorId, SubtaskIndex, Timestamp,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// The manifest of a checkpoint: everything needed to start a job from it, at any parallelism.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ pub struct Manifest {
     /// Records that were in flight, by edge, in order of its name. Only a checkpoint whose barriers overtook records has any.
     #[serde(skip)]
     pub in_flight: Vec<EdgeState>,
+    /// Files that are so small that they are kept here, in order of name. Since version 3.
+    #[serde(skip)]
+    pub inline: Vec<InlineFile>,
 }
 
 impl Manifest {
@@ -39,9 +43,10 @@ impl Manifest {
     /// |---|---|
     /// | 1 | all but `in_flight`, and no [`Distribution::Union`] |
     /// | 2 | the same with [`Distribution::Union`]; then `in_flight`, unless it is empty |
+    /// | 3 | as version 2, with `in_flight` even if it is empty; then every [`SubtaskState::increments`] that is not empty, with the place of its operator in the manifest and that of the subtask in it; then `inline` |
     ///
-    /// What does without either is written as version 1, which older programs read.
-    pub const FORMAT: Format = Format { kind: *b"MANI", version: 2 };
+    /// What does without is written in an older version, which older programs read.
+    pub const FORMAT: Format = Format { kind: *b"MANI", version: 3 };
 
     /// The bytes of the manifest's file.
     ///
@@ -50,8 +55,13 @@ impl Manifest {
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
         let mut lists =
             self.operators.iter().flat_map(|operator| &operator.subtasks).flat_map(|subtask| &subtask.lists);
+        let increments = self.increments();
+        if !increments.is_empty() || !self.inline.is_empty() {
+            return envelope::encode(Self::FORMAT, &(self, &self.in_flight, increments, &self.inline));
+        }
+        let version_2 = Format { version: 2, ..Self::FORMAT };
         if !self.in_flight.is_empty() {
-            return envelope::encode(Self::FORMAT, &(self, &self.in_flight));
+            return envelope::encode(version_2, &(self, &self.in_flight));
         }
         let version = if lists.any(|list| list.distribution == Distribution::Union) { 2 } else { 1 };
         envelope::encode(Format { version, ..Self::FORMAT }, self)
@@ -64,10 +74,15 @@ impl Manifest {
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let (version, payload) = envelope::unseal(Self::FORMAT, bytes)?;
         let (mut manifest, rest): (Self, &[u8]) = envelope::parse_front(payload)?;
-        if version > 1 && !rest.is_empty() {
-            manifest.in_flight = envelope::parse(rest)?;
-        } else {
-            envelope::check_end(rest)?;
+        match version {
+            1 => envelope::check_end(rest)?,
+            2 if rest.is_empty() => {}
+            2 => manifest.in_flight = envelope::parse(rest)?,
+            _ => {
+                let (in_flight, increments, inline) = envelope::parse(rest)?;
+                (manifest.in_flight, manifest.inline) = (in_flight, inline);
+                manifest.put_increments(increments)?;
+            }
         }
         // Read by serde, so not yet checked: 0 groups would be divided by.
         MaxParallelism::new(manifest.max_parallelism.get())
@@ -75,11 +90,55 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// All parts of files that it refers to.
+    /// The states in increments, by the places of operator and subtask.
+    fn increments(&self) -> Vec<(u32, u32, &[KeyedIncrements])> {
+        let mut increments = Vec::new();
+        for (operator, state) in (0..).zip(&self.operators) {
+            let subtasks = (0..).zip(&state.subtasks).filter(|(_, subtask)| !subtask.increments.is_empty());
+            increments.extend(subtasks.map(|(place, subtask)| (operator, place, &*subtask.increments)));
+        }
+        increments
+    }
+
+    /// What a file holds that is kept in here.
+    #[must_use]
+    pub fn inline_file(&self, name: &str) -> Option<&[u8]> {
+        self.inline.iter().find(|inline| inline.file == name).map(|inline| &*inline.content)
+    }
+
+    /// The checkpoints whose files its states in increments need, and itself.
+    #[must_use]
+    pub fn lineage(&self) -> BTreeSet<CheckpointId> {
+        let subtasks = self.operators.iter().flat_map(|operator| &operator.subtasks);
+        let files = subtasks.flat_map(|subtask| &subtask.increments).flat_map(|state| &state.files);
+        files.map(|file| file.checkpoint).chain([self.checkpoint]).collect()
+    }
+
+    fn put_increments(&mut self, all: Vec<(u32, u32, Vec<KeyedIncrements>)>) -> Result<(), FormatError> {
+        for (operator, subtask, increments) in all {
+            let state = self.operators.get_mut(operator as usize);
+            let state =
+                state.and_then(|state| state.subtasks.get_mut(subtask as usize)).ok_or_else(|| {
+                    FormatError::Malformed(format!("there is no subtask {subtask} of operator {operator}"))
+                })?;
+            state.increments = increments;
+        }
+        Ok(())
+    }
+
+    /// The folders of the checkpoints that it has files in, its own included if it has any there.
+    #[must_use]
+    pub fn folders(&self) -> BTreeSet<String> {
+        let folders = self.segments().filter_map(|segment| segment.file.split_once('/'));
+        folders.map(|(folder, _)| folder.to_owned()).collect()
+    }
+
+    /// All parts of files that it refers to. Of states in increments, these are the indexes, each behind all that it refers to.
     pub fn segments(&self) -> impl Iterator<Item = &Segment> {
         let states = self.operators.iter().flat_map(|operator| &operator.subtasks).flat_map(|subtask| {
             let keyed = subtask.keyed.iter().flat_map(|state| &state.groups).map(|group| &group.at);
-            keyed.chain(subtask.lists.iter().filter_map(|state| state.at.as_ref()))
+            let increments = subtask.increments.iter().flat_map(|state| &state.files).map(|file| &file.index);
+            keyed.chain(increments).chain(subtask.lists.iter().filter_map(|state| state.at.as_ref()))
         });
         states.chain(self.in_flight.iter().flat_map(|edge| &edge.channels).map(|channel| &channel.at))
     }
@@ -107,6 +166,9 @@ pub struct SubtaskState {
     pub keyed: Vec<KeyedState>,
     /// Operator states, in order of name.
     pub lists: Vec<ListState>,
+    /// Keyed states that are written in increments, in order of name. Since version 3.
+    #[serde(skip)]
+    pub increments: Vec<KeyedIncrements>,
 }
 
 /// A keyed state: a table cut by key groups.
@@ -129,6 +191,86 @@ pub struct GroupSegment {
     pub entries: u64,
     /// Where they are.
     pub at: Segment,
+}
+
+/// A keyed state of which this checkpoint wrote what had changed, and some key groups whole. The rest is in files of earlier checkpoints.
+///
+/// A group is what the file of its base holds of it, changed by what the later files hold, in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct KeyedIncrements {
+    /// Its name.
+    pub name: String,
+    /// What its entries are.
+    pub schema: StateSchema,
+    /// Number of entries.
+    pub entries: u64,
+    /// The files, oldest first.
+    pub files: Vec<IncrementFile>,
+    /// The groups, in order. Of others the files may hold something too, for somebody else.
+    pub groups: Vec<GroupRun>,
+}
+
+impl KeyedIncrements {
+    /// The checkpoint that wrote a group whole; `None` if the group is not part of this.
+    #[must_use]
+    pub fn base_of(&self, group: KeyGroup) -> Option<CheckpointId> {
+        let after = self.groups.partition_point(|run| run.first <= group);
+        let run = self.groups.get(after.checked_sub(1)?)?;
+        (group <= run.last).then_some(run.base)
+    }
+
+    /// Bytes of it that a checkpoint wrote, indexes included.
+    #[must_use]
+    pub fn written_by(&self, checkpoint: CheckpointId) -> u64 {
+        let files = self.files.iter().filter(|file| file.checkpoint == checkpoint);
+        files.map(|file| file.bytes + file.index.len).sum()
+    }
+
+    /// Bytes of it in all of the files.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes + file.index.len).sum()
+    }
+}
+
+/// What one file holds of a keyed state.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct IncrementFile {
+    /// The checkpoint that wrote it.
+    pub checkpoint: CheckpointId,
+    /// How many bytes of it are this state, the index aside.
+    pub bytes: u64,
+    /// The list of its parts: a [`GroupPart`] for each, as a list in postcard.
+    pub index: Segment,
+}
+
+/// Groups that the same checkpoint wrote whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GroupRun {
+    /// The first of them.
+    pub first: KeyGroup,
+    /// The last of them.
+    pub last: KeyGroup,
+    /// The checkpoint.
+    pub base: CheckpointId,
+}
+
+/// What a file holds of a key group: keys that were removed, in postcard's form one after the other, and then entries. Parts of the same group
+/// come one after the other in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GroupPart {
+    /// Which group.
+    pub group: KeyGroup,
+    /// Number of keys removed.
+    pub removed: u64,
+    /// Number of entries.
+    pub entries: u64,
+    /// First byte in the file.
+    pub offset: u64,
+    /// Number of bytes.
+    pub len: u64,
+    /// CRC-32C of the bytes.
+    pub crc32c: u32,
 }
 
 /// An operator state: a list whose elements may move between subtasks.
@@ -158,7 +300,7 @@ pub enum Distribution {
 }
 
 /// What a state holds: shown in errors, compared on restore.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StateSchema {
     /// `value`, `list`, `map`, `reducing`, `aggregating`, or `split-list`, `union-list`, `broadcast`, `instance-fields`, `source-splits`, `sink-commits`,
     /// `open-transactions`.
@@ -196,6 +338,15 @@ pub struct ChannelState {
     pub at: Segment,
 }
 
+/// A file that was not worth being one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct InlineFile {
+    /// What it would be called.
+    pub file: String,
+    /// What it would hold.
+    pub content: Vec<u8>,
+}
+
 /// A part of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Segment {
@@ -207,6 +358,16 @@ pub struct Segment {
     pub len: u64,
     /// CRC-32C of the bytes.
     pub crc32c: u32,
+}
+
+impl Segment {
+    /// The part of a file's content, if it is there and what it should be.
+    #[must_use]
+    pub fn within<'c>(&self, content: &'c [u8]) -> Option<&'c [u8]> {
+        let start = usize::try_from(self.offset).ok()?;
+        let part = content.get(start..start.checked_add(usize::try_from(self.len).ok()?)?)?;
+        (crc32c::crc32c(part) == self.crc32c).then_some(part)
+    }
 }
 
 #[cfg(test)]

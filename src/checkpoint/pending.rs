@@ -1,7 +1,7 @@
 //! One checkpoint under way (Flink's `PendingCheckpoint`).
 
 use super::request::{Asker, Request};
-use crate::types::{Attempt, Monotonic, SubtaskId};
+use crate::types::{Attempt, CheckpointId, Monotonic, SubtaskId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How far it is.
@@ -37,6 +37,8 @@ pub(super) struct Pending<S> {
     pub(super) attempt: Attempt,
     /// How far it is.
     pub(super) phase: Phase,
+    /// The completed checkpoint that what is written of it builds on.
+    pub(super) base: Option<CheckpointId>,
     expires: Monotonic,
     missing: BTreeSet<SubtaskId>,
     states: BTreeMap<SubtaskId, S>,
@@ -57,6 +59,7 @@ impl<S: Clone> Pending<S> {
             savepoint: request.savepoint,
             attempt,
             phase: Phase::Preparing,
+            base: None,
             expires,
             missing: subtasks.iter().copied().collect(),
             states: BTreeMap::new(),

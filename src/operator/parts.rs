@@ -83,7 +83,9 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
             Control::Open => self.call(|operator, ctx| operator.open(ctx))?,
             Control::Snapshot { barrier, snapshots } => {
                 let Self { id, operator, core, fields, .. } = self;
-                let states = in_operator(id, FAILED, || Ok(core.states.freeze()?))?;
+                let states = in_operator(id, FAILED, || {
+                    Ok(core.states.freeze(barrier.checkpoint, barrier.extent)?)
+                })?;
                 let snapshot =
                     |fields: &Fields<O>| in_operator(id, FAILED, || fields.snapshot(operator, *barrier));
                 let fields = fields.as_ref().map(snapshot).transpose()?;

@@ -7,7 +7,7 @@ use super::status::JobShared;
 use crate::channel::Barrier;
 use crate::checkpoint::metadata::Manifest;
 use crate::checkpoint::{
-    Action, BarrierKind, CheckpointFailure, Checkpointing, CompletedCheckpoint, Coordinator, Event,
+    Action, BarrierKind, CheckpointFailure, Checkpointing, CompletedCheckpoint, Coordinator, Event, Extent,
     FailureReason, PersistFailure, RequestId, RequestKind,
 };
 use crate::dataflow::Layout;
@@ -196,8 +196,8 @@ impl CoordinatorActor {
                     .spawn(async move { storage.create_location(checkpoint).await }.instrument(span));
                 self.then(task, ctx, move |result| Done::Prepared(checkpoint, result.and_then(|r| r)));
             }
-            Action::Trigger { checkpoint, attempt: _, subtasks, must_align } => {
-                let barrier = self.barrier(checkpoint, must_align);
+            Action::Trigger { checkpoint, attempt: _, subtasks, must_align, extent } => {
+                let barrier = self.barrier(checkpoint, must_align, extent);
                 for subtask in &subtasks {
                     self.tell(*subtask, SubtaskCommand::Trigger(barrier));
                 }
@@ -324,13 +324,13 @@ impl CoordinatorActor {
         ctx.spawn(async move { to.do_send(done(task.await)) }.into_actor(self));
     }
 
-    fn barrier(&self, checkpoint: CheckpointId, must_align: bool) -> Barrier {
+    fn barrier(&self, checkpoint: CheckpointId, must_align: bool, extent: Extent) -> Barrier {
         let (created, triggered) = self.books.times_of(checkpoint);
         let kind = match &self.settings.checkpointing {
             Some(checkpointing) if !must_align => checkpointing.barrier_kind(created),
             _ => BarrierKind::Aligned,
         };
-        Barrier { checkpoint, triggered, kind }
+        Barrier { checkpoint, triggered, kind, extent }
     }
 
     /// What is written when all subtasks have given their parts.
@@ -352,6 +352,7 @@ impl CoordinatorActor {
             finished,
             operators: by_operator(states.iter().map(|(_, snapshot)| &**snapshot)),
             in_flight: by_edge(states.iter().map(|(_, snapshot)| &**snapshot), &self.settings.layout),
+            inline: states.iter().filter_map(|(_, snapshot)| snapshot.inline.clone()).collect(),
         }
     }
 

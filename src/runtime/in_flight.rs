@@ -86,7 +86,7 @@ pub(super) async fn read(
         let Some(edge) = layout.edges.iter().find(|edge| edge.name == state.edge) else { continue };
         let Some((chain, port)) = layout.consumer_of(edge.id) else { continue };
         for (number, channel) in state.channels.iter().enumerate() {
-            let bytes = storage.read_segment(&channel.at).await;
+            let bytes = storage.read_segment(manifest, &channel.at).await;
             let bytes: Arc<[u8]> = bytes.map_err(|error| error.checkpoint(manifest.checkpoint))?.into();
             for index in heirs(edge.exchange, state, number, chain.parallelism) {
                 let records = RestoredInFlight {

@@ -175,6 +175,7 @@ impl ReadyJob {
                 generation: storage.as_ref().map_or(Generation(0), OwnedJob::generation),
                 max_parallelism,
                 mode: settings.checkpointing.as_ref().map(Checkpointing::get_mode).unwrap_or_default(),
+                increments: settings.checkpointing.as_ref().and_then(Checkpointing::increments),
                 channel_depth: settings.channel_depth,
                 restarts: settings.restarts,
                 stop_timeout: settings.stop_timeout,

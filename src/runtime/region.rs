@@ -36,6 +36,8 @@ pub(crate) struct RegionSettings {
     pub(crate) generation: Generation,
     pub(crate) max_parallelism: MaxParallelism,
     pub(crate) mode: CheckpointingMode,
+    /// How many checkpoints an incremental one may need; `None` if all are full.
+    pub(crate) increments: Option<u32>,
     /// How many batches a channel holds.
     pub(crate) channel_depth: usize,
     pub(crate) restarts: Box<dyn RestartPolicy>,
@@ -132,7 +134,7 @@ impl RegionSupervisor {
         let attempt = self.attempt;
         let layout = Arc::clone(&self.settings.plan.layout);
         let storage = self.settings.storage.clone();
-        let max_parallelism = self.settings.max_parallelism;
+        let (max_parallelism, increments) = (self.settings.max_parallelism, self.settings.increments);
         let recovery = RecoveryContext {
             operator: OperatorId::from(""),
             restored: None,
@@ -147,7 +149,7 @@ impl RegionSupervisor {
             || tracing::info_span!(parent: parent, "restore", attempt = attempt.0, checkpoint = field::Empty),
         );
         let task = self.scope.spawn(
-            async move { restore(&layout, storage.as_ref(), max_parallelism, &recovery).await }
+            async move { restore(&layout, storage.as_ref(), max_parallelism, increments, &recovery).await }
                 .instrument(span),
         );
         let to = ctx.address();

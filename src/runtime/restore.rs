@@ -1,16 +1,18 @@
 //! What an attempt begins with: the state of the last completed checkpoint, cut to its subtasks.
 
 use super::in_flight::{self, RestoredInFlight};
-use crate::checkpoint::metadata::{Distribution, ListState, Manifest, OperatorState, Segment};
+use crate::checkpoint::metadata::{Distribution, GroupPart, ListState, Manifest, OperatorState, Segment};
+use crate::checkpoint::{Increments, WrittenPart};
 use crate::dataflow::{Layout, OperatorKind, PlannedChain};
 use crate::error::{Error, ErrorKind};
 use crate::operator::{COMMITS_STATE, OPEN_STATE, RecoveryContext, SPLITS_STATE};
 use crate::pool::panic_message;
+use crate::state::redistribution::IncrementsShare;
 use crate::state::{EncodedGroup, RestoredKeyed, RestoredList, RestoredOperator, redistribution};
 use crate::storage::OwnedJob;
 use crate::types::{
-    Attempt, CheckpointId, MaxParallelism, OperatorId, STABLE_HASH_VERSION, SubtaskId, SubtaskIndex,
-    Timestamp,
+    Attempt, CheckpointId, KeyGroupRange, MaxParallelism, OperatorId, STABLE_HASH_VERSION, SubtaskId,
+    SubtaskIndex, Timestamp,
 };
 use futures::FutureExt;
 use std::collections::BTreeMap;
@@ -85,18 +87,21 @@ pub(crate) fn check_parallelism(layout: &Layout, max_parallelism: MaxParallelism
 fn has_state(operator: &OperatorState) -> bool {
     operator.subtasks.iter().any(|subtask| {
         subtask.keyed.iter().any(|state| !state.groups.is_empty())
+            || subtask.increments.iter().any(|state| state.entries > 0)
             || subtask.lists.iter().any(|state| state.elements > 0)
     })
 }
 
-/// Reads a checkpoint for the subtasks of an attempt, asks sources for their splits, and lets sinks recover.
+/// Reads a checkpoint for the subtasks of an attempt, asks sources for their splits, and lets sinks recover. `increments`: how many
+/// checkpoints one may need, if the next ones are to be incremental.
 pub(crate) async fn restore(
     layout: &Layout,
     storage: Option<&OwnedJob>,
     max_parallelism: MaxParallelism,
+    increments: Option<u32>,
     recovery: &RecoveryContext,
 ) -> Result<Restored, Error> {
-    match (try_restore(layout, storage, max_parallelism, recovery).await, storage) {
+    match (try_restore(layout, storage, max_parallelism, increments, recovery).await, storage) {
         (Err(error), Some(storage)) => Err(storage.explain(error).await),
         (restored, _) => restored,
     }
@@ -106,6 +111,7 @@ async fn try_restore(
     layout: &Layout,
     storage: Option<&OwnedJob>,
     max_parallelism: MaxParallelism,
+    increments: Option<u32>,
     recovery: &RecoveryContext,
 ) -> Result<Restored, Error> {
     let manifest = match storage {
@@ -151,7 +157,7 @@ async fn try_restore(
                 OperatorKind::Operator => {
                     let (Some(reader), Some(state)) = (&reader, state) else { continue };
                     for index in 0..chain.parallelism {
-                        let states = reader.share(state, chain, index, max_parallelism).await?;
+                        let states = reader.share(state, chain, index, max_parallelism, increments).await?;
                         if let Some(subtask) = subtask_mut(&mut restored, chain, index) {
                             subtask.states.insert(operator.id.clone(), states);
                         }
@@ -268,6 +274,7 @@ impl Reader<'_> {
         chain: &PlannedChain,
         index: u32,
         max_parallelism: MaxParallelism,
+        increments: Option<u32>,
     ) -> Result<RestoredOperator, Error> {
         let range = max_parallelism.range_of(SubtaskIndex(index), chain.parallelism);
         let mut keyed = Vec::new();
@@ -275,9 +282,14 @@ impl Reader<'_> {
             let mut groups = Vec::with_capacity(share.groups.len());
             for segment in share.groups {
                 let bytes = self.read(&segment.at, &state.operator).await?;
-                groups.push(EncodedGroup { group: segment.group, entries: segment.entries, bytes });
+                let (group, entries) = (segment.group, segment.entries);
+                groups.push(EncodedGroup { group, removed: 0, entries, bytes });
             }
-            keyed.push(RestoredKeyed { name: share.name.to_owned(), schema: share.schema.clone(), groups });
+            let (name, schema) = (share.name.to_owned(), share.schema.clone());
+            keyed.push(RestoredKeyed { name, schema, groups, increments: None });
+        }
+        for share in redistribution::increments_for(range, &state.subtasks) {
+            keyed.push(self.increments(&share, range, increments, &state.operator).await?);
         }
         let split = |list: &&ListState| list.distribution == Distribution::Split;
         let counts: Vec<Vec<(String, u64)>> = state
@@ -331,8 +343,45 @@ impl Reader<'_> {
         })
     }
 
+    /// What all files of a keyed state that is written in increments hold of a subtask's groups.
+    async fn increments(
+        &self,
+        share: &IncrementsShare<'_>,
+        range: KeyGroupRange,
+        limit: Option<u32>,
+        operator: &OperatorId,
+    ) -> Result<RestoredKeyed, Error> {
+        let (mut increments, mut groups) = (Increments::of(self.manifest.lineage()), Vec::new());
+        for (state, file) in &share.files {
+            let index = self.read(&file.index, operator).await?;
+            let index: Vec<GroupPart> = postcard::from_bytes(&index).map_err(|error| {
+                let message =
+                    format!("the list of what a file holds of state `{}` makes no sense", share.name);
+                let error = Error::new(ErrorKind::Corrupt, message).because(error);
+                error.operator(operator).checkpoint(self.manifest.checkpoint)
+            })?;
+            let mut needed = Vec::new();
+            for GroupPart { group, removed, entries, offset, len, crc32c } in index {
+                let base =
+                    state.base_of(group).filter(|base| range.contains(group) && *base <= file.checkpoint);
+                let Some(base) = base else { continue };
+                needed.push((WrittenPart { group, bytes: len }, base));
+                let at = Segment { file: file.index.file.clone(), offset, len, crc32c };
+                let bytes = self.read(&at, operator).await?;
+                groups.push(EncodedGroup { group, removed, entries, bytes });
+            }
+            increments.restored(file, needed.into_iter());
+        }
+        Ok(RestoredKeyed {
+            name: share.name.to_owned(),
+            schema: share.schema.clone(),
+            groups,
+            increments: limit.map(|limit| increments.planned(limit)),
+        })
+    }
+
     async fn read(&self, segment: &Segment, operator: &OperatorId) -> Result<Vec<u8>, Error> {
-        let bytes = self.storage.read_segment(segment).await;
+        let bytes = self.storage.read_segment(self.manifest, segment).await;
         bytes.map_err(|error| error.operator(operator).checkpoint(self.manifest.checkpoint))
     }
 

@@ -2,20 +2,22 @@
 
 use super::in_flight::schema_of;
 use crate::channel::{InFlight, Origin};
-use crate::checkpoint::SnapshotReport;
 use crate::checkpoint::metadata::{
-    ChannelState, EdgeState, GroupSegment, KeyedState, ListState, OperatorState, Segment, SubtaskState,
+    ChannelState, EdgeState, GroupPart, GroupSegment, IncrementFile, InlineFile, KeyedIncrements, KeyedState,
+    ListState, OperatorState, Segment, SubtaskState,
 };
+use crate::checkpoint::{SnapshotReport, WrittenPart};
 use crate::dataflow::Layout;
 use crate::error::{Error, ErrorKind};
 use crate::operator::OperatorSnapshot;
 use crate::pool::panic_message;
-use crate::state::{KeyedSnapshot, ListSnapshot};
+use crate::state::{GroupEncoder, Increment, KeyedSnapshot, ListSnapshot, codec};
 use crate::storage::{OwnedJob, StateFileWriter};
 use crate::types::{Attempt, CheckpointId, EdgeId, OperatorId, SubtaskId, SubtaskIndex};
 use futures::future::poll_fn;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// A subtask's durable part of a checkpoint.
@@ -25,6 +27,8 @@ pub(crate) struct SubtaskSnapshot {
     pub(crate) operators: Vec<(OperatorId, SubtaskState)>,
     /// What was in flight to it, by channel; only where there was anything.
     pub(crate) in_flight: Vec<ChannelSnapshot>,
+    /// All of this, if it was too small for a file.
+    pub(crate) inline: Option<InlineFile>,
     /// Whether the subtask had reached the end of its input.
     pub(crate) finished: bool,
     /// How it was taken.
@@ -118,13 +122,29 @@ pub(super) async fn write(
     let mut operators = Vec::with_capacity(snapshots.len());
     for snapshot in snapshots {
         let OperatorSnapshot { operator, states, sink, fields } = snapshot;
-        let mut state =
-            SubtaskState { subtask: subtask.index, finished, keyed: Vec::new(), lists: Vec::new() };
+        let mut state = SubtaskState {
+            subtask: subtask.index,
+            finished,
+            keyed: Vec::new(),
+            lists: Vec::new(),
+            increments: Vec::new(),
+        };
         let named = |error: Error| error.operator(&operator).subtask(subtask.index).checkpoint(checkpoint);
-        for keyed in states.keyed {
-            let keyed = write_keyed(&mut file, keyed).await.map_err(named)?;
-            report.bytes += keyed.groups.iter().map(|group| group.at.len).sum::<u64>();
-            state.keyed.push(keyed);
+        for KeyedSnapshot { name, schema, groups, increment } in states.keyed {
+            file.begin_state(&name);
+            match increment {
+                None => {
+                    let groups = write_keyed(&mut file, groups).await.map_err(named)?;
+                    report.bytes += groups.iter().map(|group| group.at.len).sum::<u64>();
+                    state.keyed.push(KeyedState { name, schema, groups });
+                }
+                Some(increment) => {
+                    let written = write_increment(&mut file, checkpoint, groups, &increment).await;
+                    let written = written.map_err(named)?;
+                    report.bytes += written.written_by(checkpoint);
+                    state.increments.push(KeyedIncrements { name, schema, ..written });
+                }
+            }
         }
         let mut lists = states.lists;
         if let Some(sink) = sink {
@@ -140,6 +160,7 @@ pub(super) async fn write(
         }
         state.keyed.sort_by(|a, b| a.name.cmp(&b.name));
         state.lists.sort_by(|a, b| a.name.cmp(&b.name));
+        state.increments.sort_by(|a, b| a.name.cmp(&b.name));
         operators.push((operator, state));
     }
     let mut channels = Vec::new();
@@ -154,8 +175,9 @@ pub(super) async fn write(
         report.in_flight_bytes = channels.iter().map(|channel| channel.at.len).sum();
         report.bytes += report.in_flight_bytes;
     }
-    file.finish().await.map_err(|error| error.subtask(subtask.index).checkpoint(checkpoint))?;
-    Ok(SubtaskSnapshot { operators, in_flight: channels, finished, report })
+    let inline = file.finish_or_inline().await;
+    let inline = inline.map_err(|error| error.subtask(subtask.index).checkpoint(checkpoint))?;
+    Ok(SubtaskSnapshot { operators, in_flight: channels, inline, finished, report })
 }
 
 /// Records in flight, encoded: of each channel how many, and their bytes.
@@ -189,16 +211,47 @@ impl Flights {
     }
 }
 
-async fn write_keyed(file: &mut StateFileWriter, snapshot: KeyedSnapshot) -> Result<KeyedState, Error> {
-    let KeyedSnapshot { name, schema, groups: mut encoder } = snapshot;
-    file.begin_state(&name);
+async fn write_keyed(
+    file: &mut StateFileWriter,
+    mut encoder: Box<dyn GroupEncoder>,
+) -> Result<Vec<GroupSegment>, Error> {
     let mut groups = Vec::new();
     while let Some(group) = poll_fn(|task| encoder.poll_next_group(task)).await? {
         let at = file.write_segment(&group.bytes).await?;
         groups.push(GroupSegment { group: group.group, entries: group.entries, at });
         encoder.give_back(group.bytes);
     }
-    Ok(KeyedState { name, schema, groups })
+    Ok(groups)
+}
+
+/// Writes what has changed of a keyed state, and what is due to be written whole; its name and schema are left open.
+async fn write_increment(
+    file: &mut StateFileWriter,
+    checkpoint: CheckpointId,
+    mut encoder: Box<dyn GroupEncoder>,
+    Increment { base, limit, entries, written }: &Increment,
+) -> Result<KeyedIncrements, Error> {
+    let (mut index, mut parts) = (Vec::new(), Vec::new());
+    while let Some(group) = poll_fn(|task| encoder.poll_next_group(task)).await? {
+        let Segment { offset, len, crc32c, .. } = file.write_segment(&group.bytes).await?;
+        let (removed, entries) = (group.removed, group.entries);
+        index.push(GroupPart { group: group.group, removed, entries, offset, len, crc32c });
+        parts.push(WrittenPart { group: group.group, bytes: len });
+        encoder.give_back(group.bytes);
+    }
+    let new = if index.is_empty() {
+        None
+    } else {
+        let bytes = parts.iter().map(|part| part.bytes).sum();
+        file.share();
+        let index = file.write_segment(&codec::encode(&index)?).await?;
+        Some(IncrementFile { checkpoint, bytes, index })
+    };
+    let increments = base.advanced(checkpoint, new, &parts, *limit);
+    let (files, groups) = (increments.files().to_vec(), increments.runs());
+    // What is never completed is never a base.
+    let _ = written.set(Arc::new(increments));
+    Ok(KeyedIncrements { files, groups, entries: *entries, ..KeyedIncrements::default() })
 }
 
 /// Calls the `Serialize` of the user's types: a panic in there is an error, which the caller can put a name to.

@@ -1,4 +1,5 @@
-//! The entries of a key group as bytes: postcard, key and value, one entry after the other.
+//! The entries of a key group as bytes: postcard, key and value, one entry after the other; before them the keys that were removed, where
+//! only what has changed is written.
 
 use super::{Key, StateValue, codec};
 use crate::error::{Error, ErrorKind};
@@ -7,13 +8,15 @@ use std::fmt;
 use std::task::{Context, Poll};
 
 /// Entries of one key group, encoded; what checkpoints store and restore.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EncodedGroup {
     /// Which group.
     pub group: KeyGroup,
-    /// Number of entries, at least 1.
+    /// Number of keys that were removed: only where this is what has changed of the group.
+    pub removed: u64,
+    /// Number of entries. Of these and removed keys there is at least 1.
     pub entries: u64,
-    /// Key and value in postcard's form, one entry after the other.
+    /// In postcard's form, one after the other: the removed keys, then key and value of each entry.
     pub bytes: Vec<u8>,
 }
 
@@ -53,40 +56,57 @@ pub(super) fn encode_entry<K: Key, V: StateValue>(
     Ok(())
 }
 
-/// Decodes a group and hands each entry to `put(key, hash, value)`, which gives whether the key is new.
+/// Appends a key that was removed.
+pub(super) fn encode_removed<K: Key>(to: &mut EncodedGroup, key: &K) -> Result<(), Error> {
+    codec::append(key, &mut to.bytes).map_err(|error| {
+        let what = format!("a removed key of key group {} cannot be encoded", to.group);
+        Error::new(error.kind(), what).because(error)
+    })?;
+    to.removed += 1;
+    Ok(())
+}
+
+/// Decodes a group and hands to `put(key, hash, value)` each removed key, without a value, and then each entry. It gives whether the key
+/// may come: in a group that is whole, none comes twice.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] when the bytes are not such entries of this group.
 pub(super) fn decode_group<K: Key, V: StateValue>(
     encoded: &EncodedGroup,
     max_parallelism: MaxParallelism,
-    mut put: impl FnMut(&K, u64, V) -> bool,
+    mut put: impl FnMut(&K, u64, Option<V>) -> bool,
 ) -> Result<(), Error> {
-    let group = encoded.group;
-    let corrupt = |entry: u64, what: &str| {
-        Error::new(
-            ErrorKind::Corrupt,
-            format!("entry {entry} of {} in key group {group}: {what}", encoded.entries),
-        )
+    let EncodedGroup { group, removed, entries, .. } = *encoded;
+    let corrupt = |at: u64, what: &str| {
+        let (kind, at, of) = match at.checked_sub(removed) {
+            Some(at) => ("entry", at, entries),
+            None => ("removed key", at, removed),
+        };
+        Error::new(ErrorKind::Corrupt, format!("{kind} {at} of {of} in key group {group}: {what}"))
     };
     let mut rest = encoded.bytes.as_slice();
-    for entry in 0..encoded.entries {
-        let ((key, value), after) = postcard::take_from_bytes::<(K, V)>(rest)
-            .map_err(|error| corrupt(entry, "the bytes cannot be decoded").because(error))?;
+    for at in 0..removed.saturating_add(entries) {
+        let decoded = if at < removed {
+            postcard::take_from_bytes::<K>(rest).map(|(key, after)| (key, None, after))
+        } else {
+            postcard::take_from_bytes::<(K, V)>(rest).map(|((key, value), after)| (key, Some(value), after))
+        };
+        let (key, value, after) =
+            decoded.map_err(|error| corrupt(at, "the bytes cannot be decoded").because(error))?;
         rest = after;
         let hash =
-            stable_hash(&key).map_err(|error| corrupt(entry, "the key cannot be hashed").because(error))?;
+            stable_hash(&key).map_err(|error| corrupt(at, "the key cannot be hashed").because(error))?;
         let of_key = max_parallelism.group_of(hash);
         if of_key != group {
-            return Err(corrupt(entry, &format!("its key belongs to key group {of_key}")));
+            return Err(corrupt(at, &format!("its key belongs to key group {of_key}")));
         }
         if !put(&key, hash, value) {
-            return Err(corrupt(entry, "its key is there twice"));
+            return Err(corrupt(at, "its key is there twice"));
         }
     }
     if rest.is_empty() {
         Ok(())
     } else {
-        Err(corrupt(encoded.entries, &format!("{} bytes are left over", rest.len())))
+        Err(corrupt(removed.saturating_add(entries), &format!("{} bytes are left over", rest.len())))
     }
 }

@@ -44,7 +44,7 @@ pub use list::ListState;
 pub use map::{MapState, UserKey};
 pub use reducing::ReducingState;
 pub use snapshot::{
-    KeyedSnapshot, ListSnapshot, RestoredKeyed, RestoredList, RestoredOperator, StoreSnapshot,
+    Increment, KeyedSnapshot, ListSnapshot, RestoredKeyed, RestoredList, RestoredOperator, StoreSnapshot,
 };
 pub use split_list::SplitListState;
 pub use store::StateStore;

@@ -1,6 +1,8 @@
 //! Which part of an old checkpoint each new subtask gets.
 
-use crate::checkpoint::metadata::{GroupSegment, StateSchema, SubtaskState};
+use crate::checkpoint::metadata::{
+    GroupRun, GroupSegment, IncrementFile, KeyedIncrements, StateSchema, SubtaskState,
+};
 use crate::types::KeyGroupRange;
 use std::collections::BTreeMap;
 
@@ -118,6 +120,44 @@ pub fn keyed_for(range: KeyGroupRange, old: &[SubtaskState]) -> Vec<KeyedShare<'
     shares
 }
 
+/// What a new subtask reads of one keyed state that is written in increments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IncrementsShare<'m> {
+    /// Name of the state.
+    pub name: &'m str,
+    /// What its entries are.
+    pub schema: &'m StateSchema,
+    /// The files, oldest first, each with what the old subtask that names it says of its groups.
+    pub files: Vec<(&'m KeyedIncrements, &'m IncrementFile)>,
+}
+
+/// As [`keyed_for`], for states that are written in increments.
+#[must_use]
+pub fn increments_for(range: KeyGroupRange, old: &[SubtaskState]) -> Vec<IncrementsShare<'_>> {
+    let mut shares: Vec<IncrementsShare<'_>> = Vec::new();
+    for state in old.iter().flat_map(|subtask| &subtask.increments) {
+        let overlaps =
+            |run: &GroupRun| u32::from(run.first.0) < range.end && range.start <= u32::from(run.last.0);
+        if !state.groups.iter().any(overlaps) {
+            continue;
+        }
+        let files = state.files.iter().map(|file| (state, file));
+        match shares.iter_mut().find(|share| share.name == state.name && *share.schema == state.schema) {
+            Some(share) => share.files.extend(files),
+            None => shares.push(IncrementsShare {
+                name: &state.name,
+                schema: &state.schema,
+                files: files.collect(),
+            }),
+        }
+    }
+    for share in &mut shares {
+        share.files.sort_by_key(|(_, file)| file.checkpoint);
+    }
+    shares.sort_by_key(|share| share.name);
+    shares
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +270,7 @@ mod tests {
                 })
                 .collect(),
             lists: Vec::new(),
+            increments: Vec::new(),
         }
     }
 

@@ -1,8 +1,10 @@
 //! What a store gives to a checkpoint and gets back from one.
 
 use super::encoding::{EncodedGroup, GroupEncoder};
+use crate::checkpoint::Increments;
 use crate::checkpoint::metadata::{Distribution, StateSchema};
 use crate::types::CheckpointId;
+use std::sync::{Arc, OnceLock};
 
 /// The states of one operator in one subtask at one moment. States without content are left out.
 #[derive(Debug, Default)]
@@ -30,6 +32,21 @@ pub struct KeyedSnapshot {
     pub schema: StateSchema,
     /// Its entries. They come as the subtask that owns the state encodes them.
     pub groups: Box<dyn GroupEncoder>,
+    /// What it adds to, unless it holds all there is and is complete in itself.
+    pub increment: Option<Increment>,
+}
+
+/// How a frozen keyed state joins what earlier checkpoints wrote of it.
+#[derive(Debug, Clone)]
+pub struct Increment {
+    /// What it is based on: of the groups that are due there and of those that are not known there it holds all, of the others what has changed.
+    pub base: Arc<Increments>,
+    /// How many checkpoints may be needed.
+    pub limit: u32,
+    /// Number of entries of the whole state.
+    pub entries: u64,
+    /// To be set when it is written: what a later one may be based on.
+    pub written: Arc<OnceLock<Arc<Increments>>>,
 }
 
 /// An operator state, encoded.
@@ -63,8 +80,10 @@ pub struct RestoredKeyed {
     pub name: String,
     /// What its entries were.
     pub schema: StateSchema,
-    /// The groups of this subtask that hold entries; no group twice.
+    /// The groups of this subtask that hold entries. A group may come several times in a row: what comes later has changed.
     pub groups: Vec<EncodedGroup>,
+    /// The files that this comes from, if the next checkpoint may build on them.
+    pub increments: Option<Increments>,
 }
 
 /// An operator state from a checkpoint.

@@ -11,20 +11,22 @@ use super::raw::ErasedTable;
 use super::reducing::{Reduce, ReducingState};
 use super::schema;
 use super::snapshot::{
-    KeyedSnapshot, ListSnapshot, RestoredKeyed, RestoredList, RestoredOperator, StoreSnapshot,
+    Increment, KeyedSnapshot, ListSnapshot, RestoredKeyed, RestoredList, RestoredOperator, StoreSnapshot,
 };
 use super::split_list::SplitListState;
-use super::table::Table;
+use super::table::{Since, Table};
 use super::union_list::UnionListState;
 use super::value::ValueState;
 use super::{Key, StateValue};
 use crate::checkpoint::metadata::{Distribution, StateSchema};
+use crate::checkpoint::{Extent, Increments};
 use crate::error::{Error, ErrorKind};
 use crate::types::{CheckpointId, MaxParallelism, OperatorId, stable_hash};
 use serde::de::DeserializeOwned;
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Poll};
 
 /// All states of one operator in one subtask. The operator's context owns it; state handles are slots in it.
@@ -49,8 +51,18 @@ struct TableSlot {
     name: String,
     schema: StateSchema,
     table: ErasedTable,
+    /// The checkpoints that a later one may build on.
+    bases: BTreeMap<CheckpointId, Base>,
     /// What a reducing state folds with; `()` for the others.
     function: Box<dyn Any + Send>,
+}
+
+/// A checkpoint that is there or under way.
+struct Base {
+    /// The table's freeze.
+    epoch: u32,
+    /// The files that hold it, once it is written.
+    increments: Arc<OnceLock<Arc<Increments>>>,
 }
 
 struct ListSlot {
@@ -65,19 +77,35 @@ struct KeptTable {
     name: String,
     schema: StateSchema,
     groups: Arc<Vec<EncodedGroup>>,
+    increments: Option<Increments>,
 }
 
 /// A table whose types are not known: for what happens once per batch or per checkpoint, never per record.
 pub(super) trait AnyTable: Any + Send {
-    fn freeze(&mut self, max_parallelism: MaxParallelism) -> Box<dyn GroupEncoder>;
+    fn freeze(&mut self, max_parallelism: MaxParallelism, since: Option<Since>) -> Box<dyn GroupEncoder>;
+    fn track(&mut self) -> u32;
+    fn epoch(&self) -> u32;
+    fn can_tell_since(&self, epoch: u32) -> bool;
     fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool;
     fn len(&self) -> usize;
     fn touch(&mut self, soon: &[u64], later: &[u64]);
 }
 
 impl<K: Key, V: StateValue> AnyTable for Table<K, V> {
-    fn freeze(&mut self, max_parallelism: MaxParallelism) -> Box<dyn GroupEncoder> {
-        Box::new(Table::freeze(self, max_parallelism))
+    fn freeze(&mut self, max_parallelism: MaxParallelism, since: Option<Since>) -> Box<dyn GroupEncoder> {
+        Box::new(self.freeze_since(max_parallelism, since))
+    }
+
+    fn track(&mut self) -> u32 {
+        Table::track(self)
+    }
+
+    fn epoch(&self) -> u32 {
+        Table::epoch(self)
+    }
+
+    fn can_tell_since(&self, epoch: u32) -> bool {
+        Table::can_tell_since(self, epoch)
     }
 
     fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool {
@@ -90,6 +118,67 @@ impl<K: Key, V: StateValue> AnyTable for Table<K, V> {
 
     fn touch(&mut self, soon: &[u64], later: &[u64]) {
         Table::touch(self, soon, later);
+    }
+}
+
+impl TableSlot {
+    /// Fixes the state as it is now.
+    fn freeze(
+        &mut self,
+        operator: &OperatorId,
+        max_parallelism: MaxParallelism,
+        checkpoint: CheckpointId,
+        extent: Extent,
+    ) -> KeyedSnapshot {
+        let (groups, increment) = match extent {
+            Extent::Full => (self.table.freeze(max_parallelism, None), None),
+            Extent::Incremental { base, limit } => {
+                // A base is never older than the one before.
+                self.bases.retain(|known, _| Some(*known) >= base);
+                let base = base.and_then(|base| {
+                    let Base { epoch, increments } = self.bases.get(&base)?;
+                    Some((*epoch, Arc::clone(increments.get()?)))
+                });
+                let base = base.filter(|(epoch, _)| self.table.can_tell_since(*epoch));
+                self.table.track();
+                let since = |(epoch, base): &(u32, Arc<Increments>)| Since {
+                    epoch: *epoch,
+                    whole: base.due().clone(),
+                };
+                let groups = self.table.freeze(max_parallelism, base.as_ref().map(since));
+                let written = Arc::default();
+                let taken = Base { epoch: self.table.epoch(), increments: Arc::clone(&written) };
+                self.bases.insert(checkpoint, taken);
+                let (base, entries) =
+                    (base.map(|(_, base)| base).unwrap_or_default(), self.table.len() as u64);
+                (groups, Some(Increment { base, limit, entries, written }))
+            }
+        };
+        let groups = Named { operator: operator.clone(), state: self.name.clone(), groups };
+        let (name, schema) = (self.name.clone(), self.schema.clone());
+        KeyedSnapshot { name, schema, groups: Box::new(groups), increment }
+    }
+}
+
+impl KeptTable {
+    /// All of it, unchanged. Where parts of a group come one after the other, only a file in increments can say so.
+    fn carried_over(&self, extent: Extent) -> KeyedSnapshot {
+        let has_parts = !self.groups.is_sorted_by(|a, b| a.group < b.group);
+        let limit = match extent {
+            Extent::Full => has_parts.then_some(1),
+            Extent::Incremental { limit, .. } => Some(limit),
+        };
+        KeyedSnapshot {
+            name: self.name.clone(),
+            schema: self.schema.clone(),
+            groups: Box::new(CarriedOver { groups: Arc::clone(&self.groups), next: 0 }),
+            increment: limit.map(|limit| Increment {
+                base: Arc::default(),
+                limit,
+                entries: self.groups.iter().map(|group| group.entries).sum(),
+                written: Arc::default(),
+            }),
+        }
     }
 }
 
@@ -137,11 +226,16 @@ impl StateStore {
             kept_tables: Vec::new(),
             kept_lists: Vec::new(),
         };
-        for RestoredKeyed { name, schema, groups } in restored.keyed {
+        for RestoredKeyed { name, schema, groups, increments } in restored.keyed {
             let same = |kept: &&mut KeptTable| kept.name == name && kept.schema == schema;
             match store.kept_tables.iter_mut().find(same) {
-                Some(kept) => Arc::make_mut(&mut kept.groups).extend(groups),
-                None => store.kept_tables.push(KeptTable { name, schema, groups: Arc::new(groups) }),
+                Some(kept) => {
+                    Arc::make_mut(&mut kept.groups).extend(groups);
+                    kept.increments = None;
+                }
+                None => {
+                    store.kept_tables.push(KeptTable { name, schema, groups: Arc::new(groups), increments });
+                }
             }
         }
         for kept in &mut store.kept_tables {
@@ -260,12 +354,13 @@ impl StateStore {
         Ok(BroadcastState::new(slot))
     }
 
-    /// Fixes all states as they are now, and lets the operator go on. Takes the same time however large the keyed states
-    /// are; operator states are encoded here.
+    /// Fixes all states as they are now for a checkpoint, and lets the operator go on. Takes the same time however large the keyed states
+    /// are; operator states are encoded here. What is incremental is based on what this store gave for an earlier checkpoint, or was restored
+    /// from; a state that had no part in it is written whole.
     ///
     /// # Errors
     /// [`ErrorKind::Program`] when an element of an operator state cannot be encoded.
-    pub fn freeze(&mut self) -> Result<StoreSnapshot, Error> {
+    pub fn freeze(&mut self, checkpoint: CheckpointId, extent: Extent) -> Result<StoreSnapshot, Error> {
         let mut lists = self.kept_lists.clone();
         for slot in &self.lists {
             let elements = slot.list.encode().map_err(|error| {
@@ -282,22 +377,10 @@ impl StateStore {
 
         let mut keyed = Vec::new();
         for kept in self.kept_tables.iter().filter(|kept| !kept.groups.is_empty()) {
-            keyed.push(KeyedSnapshot {
-                name: kept.name.clone(),
-                schema: kept.schema.clone(),
-                groups: Box::new(CarriedOver { groups: Arc::clone(&kept.groups), next: 0 }),
-            });
+            keyed.push(kept.carried_over(extent));
         }
         for slot in self.tables.iter_mut().filter(|slot| slot.table.len() > 0) {
-            keyed.push(KeyedSnapshot {
-                name: slot.name.clone(),
-                schema: slot.schema.clone(),
-                groups: Box::new(Named {
-                    operator: self.operator.clone(),
-                    state: slot.name.clone(),
-                    groups: slot.table.freeze(self.max_parallelism),
-                }),
-            });
+            keyed.push(slot.freeze(&self.operator, self.max_parallelism, checkpoint, extent));
         }
         keyed.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(StoreSnapshot { keyed, lists })
@@ -452,17 +535,39 @@ impl StateStore {
             std::mem::take(&mut self.kept_tables).into_iter().partition(|kept| kept.name == name);
         self.kept_tables = kept;
         let mut table = Table::<K, V>::new();
-        for group in restored.into_iter().flat_map(|restored| Arc::unwrap_or_clone(restored.groups)) {
-            decode_group(&group, self.max_parallelism, |key, hash, value| table.insert(key, hash, value))
+        let mut bases = BTreeMap::new();
+        // Pieces of different schemas have no group in common, but only one of them would be known.
+        let increments = match &*restored {
+            [one] => one.increments.clone(),
+            _ => None,
+        };
+        for groups in restored.into_iter().map(|restored| Arc::unwrap_or_clone(restored.groups)) {
+            let mut last = None;
+            for group in groups {
+                // What comes first of a group is whole.
+                let is_whole = last.replace(group.group) != Some(group.group);
+                decode_group(&group, self.max_parallelism, |key, hash, value| match value {
+                    Some(value) => table.insert(key, hash, value) || !is_whole,
+                    None => {
+                        table.remove(key, hash);
+                        true
+                    }
+                })
                 .map_err(|error| {
                     let what = format!("state `{name}` cannot be restored");
                     self.named(Error::new(error.kind(), what).because(error))
                 })?;
+            }
+        }
+        if let (Some(increments), Some(checkpoint)) = (increments, self.checkpoint) {
+            let base = Base { epoch: table.track(), increments: Arc::new(Arc::new(increments).into()) };
+            bases.insert(checkpoint, base);
         }
         self.tables.push(TableSlot {
             name: name.to_owned(),
             schema: declared,
             table: ErasedTable::new(table),
+            bases,
             function,
         });
         self.slot(self.tables.len() - 1)

@@ -9,6 +9,10 @@
 //! memory with the table: there is nothing to copy, nothing to lock, nothing to merge back, and what a change costs more while a
 //! snapshot is pending is one encoding of the old value. Whether a snapshot needs an entry says, from the cheapest look to the most
 //! exact: the page's `clean` epoch, the page's `touched` epoch, the entry's bit.
+//!
+//! A table may also track what changes: each entry is then stamped with the epoch in which it changed last, and removed keys are noted with
+//! theirs. So what has changed since *any* freeze can be told, and nothing has to be undone when a snapshot comes to nothing. (Versions of
+//! entries are from Flink's FLIP-151.) A table that tracks nothing pays nothing for it.
 
 mod hints;
 mod page;
@@ -20,13 +24,17 @@ use super::raw::prefetch;
 use super::{Key, StateValue};
 use crate::types::MaxParallelism;
 use hints::Hints;
-use page::{Entry, Found, Page};
+use page::{Entry, Page};
+pub(super) use pending::Since;
 use pending::{Pending, range};
 use std::fmt;
 use std::task::Context as TaskContext;
 
 /// Bytes of entries that are taken to be in the processor's own cache.
 const CACHED: usize = 512 << 10;
+
+/// How many removed keys are noted at least before so many are thought too many.
+const REMOVED: usize = 1024;
 
 /// Values of one state, by key. Every method takes the key's stable hash beside the key.
 pub struct Table<K, V> {
@@ -40,6 +48,12 @@ pub struct Table<K, V> {
     len: usize,
     /// Counts freezes.
     epoch: u32,
+    /// A page that is `clean` since this epoch is changed without further ado: the newest one, or none if changes are tracked.
+    quiet: u32,
+    /// The freeze since which changes are known; `None` if they are not tracked.
+    tracked: Option<u32>,
+    /// Removed keys that are noted.
+    removed: usize,
     /// Oldest first.
     pending: Vec<Pending>,
 }
@@ -54,6 +68,9 @@ impl<K: Key, V: StateValue> Default for Table<K, V> {
             ahead: Vec::new(),
             len: 0,
             epoch: 0,
+            quiet: 0,
+            tracked: None,
+            removed: 0,
             pending: Vec::new(),
         }
     }
@@ -115,13 +132,16 @@ impl<K: Key, V: StateValue> Table<K, V> {
         let at = self.page_of(hash);
         let page = self.pages.get(at)?;
         let place = match page.find_at_home(key, hash) {
-            Some(place) if page.clean == self.epoch => place,
-            _ => {
-                let found = page.find(key, hash)?;
-                if page.clean != self.epoch {
-                    self.before_change(at, hash, found);
+            Some(place) if page.clean == self.quiet => place,
+            home => {
+                let place = match home {
+                    Some(place) => place,
+                    None => page.find(key, hash)?.place,
+                };
+                if page.clean != self.quiet {
+                    self.before_change(at, hash, place);
                 }
-                found.place
+                place
             }
         };
         self.hints.set(hash, at, place);
@@ -154,7 +174,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
     ) -> R {
         if let Some((at, place)) = self.hints.get(hash)
             && let Some(page) = self.pages.get_mut(at)
-            && page.clean == self.epoch
+            && page.clean == self.quiet
             && let Some(entry) = page.entries.get_mut(place)
             && entry.key == *key
         {
@@ -162,7 +182,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
         }
         let at = self.page_of(hash);
         if let Some(page) = self.pages.get_mut(at)
-            && page.clean == self.epoch
+            && page.clean == self.quiet
             && let Some(place) = page.find_at_home(key, hash)
             && let Some(entry) = page.entries.get_mut(place)
         {
@@ -194,12 +214,20 @@ impl<K: Key, V: StateValue> Table<K, V> {
         let at = self.page_of(hash);
         let page = self.pages.get(at)?;
         let found = page.find(key, hash)?;
-        if page.clean != self.epoch {
-            self.before_change(at, hash, found);
+        if page.clean != self.quiet {
+            self.before_change(at, hash, found.place);
         }
         let page = self.pages.get_mut(at)?;
         let entry = page.remove(found);
         self.len -= 1;
+        if self.tracked.is_some_and(|since| since <= self.epoch) {
+            page.note_removed(self.epoch, key.clone());
+            self.removed += 1;
+            if self.removed > REMOVED.max(self.len / 2) && self.pending.is_empty() {
+                self.forget_removed();
+            }
+        }
+        let page = self.pages.get_mut(at)?;
         if page.entries.len() * 8 < page.entries.capacity() && page.entries.capacity() >= 64 {
             self.complete(at, hash, self.epoch);
             self.pages.get_mut(at)?.shrink();
@@ -262,6 +290,9 @@ impl<K: Key, V: StateValue> Table<K, V> {
         if hidden {
             page.set_saved(place, true);
         }
+        if self.tracked.is_some() {
+            page.set_stamp(place, self.epoch);
+        }
     }
 
     #[inline]
@@ -297,10 +328,47 @@ impl<K: Key, V: StateValue> Table<K, V> {
     /// table is [swept](Self::sweep) and changed; it ends when it has all of it, or when the result is dropped. Any number may be
     /// pending.
     pub fn freeze(&mut self, max_parallelism: MaxParallelism) -> Frozen {
+        self.freeze_since(max_parallelism, None)
+    }
+
+    /// As [`freeze`](Self::freeze), for a snapshot that holds only what has changed since an earlier freeze, if one is given: see
+    /// [`can_tell_since`](Self::can_tell_since).
+    pub(super) fn freeze_since(&mut self, max_parallelism: MaxParallelism, since: Option<Since>) -> Frozen {
         self.epoch += 1;
+        self.quiet = if self.tracked.is_some() { u32::MAX } else { self.epoch };
         let (giver, frozen) = handover(self.len);
-        self.pending.push(Pending::new(self.epoch, giver, max_parallelism));
+        self.pending.push(Pending::new(self.epoch, giver, max_parallelism, since));
         frozen
+    }
+
+    /// Freezes nothing, but begins to track changes if they are not tracked yet: what has changed since this moment can be told from now on.
+    /// Gives its epoch.
+    pub(super) fn track(&mut self) -> u32 {
+        self.epoch += 1;
+        self.tracked.get_or_insert(self.epoch);
+        self.quiet = u32::MAX;
+        self.epoch
+    }
+
+    /// The number of freezes so far.
+    pub(super) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Whether all that has changed since this freeze is known. It is not if changes were not tracked, or if more keys were removed than are
+    /// worth noting.
+    pub(super) fn can_tell_since(&self, epoch: u32) -> bool {
+        self.tracked.is_some_and(|since| since <= epoch)
+    }
+
+    /// So many keys were removed that the table is better written whole: they are not noted any more until the next freeze.
+    #[cold]
+    fn forget_removed(&mut self) {
+        for page in &mut self.pages {
+            page.forget_removed(u32::MAX);
+        }
+        self.removed = 0;
+        self.tracked = Some(self.epoch + 1);
     }
 
     /// Encodes for the oldest pending snapshot what nothing has changed since, about `budget` entries. Gives whether there is more to
@@ -328,9 +396,11 @@ impl<K: Key, V: StateValue> Table<K, V> {
                 let before = pending.bytes;
                 pending.encode(page, hash);
                 page.make_clean(pending.epoch);
-                // Large entries take longer.
-                left = left.saturating_sub(page.entries.len().max((pending.bytes - before) / 32));
+                // Large entries take longer, and it is quicker to see that one has not changed.
+                let looked_at = page.entries.len() / if pending.since() > 0 { 8 } else { 1 };
+                left = left.saturating_sub(looked_at.max((pending.bytes - before) / 32));
             }
+            self.removed -= page.forget_removed(pending.since());
             left = left.saturating_sub(1);
             if pending.passed(range(hash, page.depth).1) {
                 self.pending.remove(0).end();
@@ -345,18 +415,25 @@ impl<K: Key, V: StateValue> Table<K, V> {
         self.pending.is_empty()
     }
 
-    /// Before an entry of a page that is not clean changes: the snapshots get what they need of it.
+    /// Before an entry of a page that is not clean changes: the snapshots get what they need of it, and it is stamped if changes are
+    /// tracked.
     #[cold]
-    fn before_change(&mut self, at: usize, hash: u64, found: Found) {
-        if !self.prepare(at, hash) {
-            return;
+    fn before_change(&mut self, at: usize, hash: u64, place: usize) {
+        let Some(page) = self.pages.get(at) else { return };
+        let (is_clean, tracks) = (page.clean == self.epoch, self.tracked.is_some());
+        if tracks && page.stamp(place) == self.epoch {
+            return; // not the first change
         }
+        let wanted = !is_clean && self.prepare(at, hash);
         let Some(page) = self.pages.get_mut(at) else { return };
-        if !page.is_saved(found.place) {
-            page.set_saved(found.place, true);
-            if let (Some(newest), Some(entry)) = (self.pending.last_mut(), page.entries.get(found.place)) {
-                newest.encode_one(hash, entry);
+        if wanted && !page.is_saved(place) {
+            page.set_saved(place, true);
+            if let (Some(newest), Some(entry)) = (self.pending.last_mut(), page.entries.get(place)) {
+                newest.encode_one(hash, entry, page.stamp(place));
             }
+        }
+        if tracks {
+            page.set_stamp(place, self.epoch);
         }
     }
 

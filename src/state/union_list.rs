@@ -21,10 +21,11 @@ list_of_the_subtask!(UnionListState);
 
 #[cfg(test)]
 mod tests {
+    use crate::checkpoint::Extent;
     use crate::checkpoint::metadata::Distribution;
     use crate::state::test_context::Fake;
     use crate::state::{RestoredOperator, StateStore};
-    use crate::types::MaxParallelism;
+    use crate::types::{CheckpointId, MaxParallelism};
 
     fn store(restored: RestoredOperator) -> StateStore {
         StateStore::new("op".into(), MaxParallelism::new(128).unwrap(), restored)
@@ -37,7 +38,7 @@ mod tests {
         list.add_all(ctx.at(1), [1, 2]);
         list.add(ctx.at(2), 3);
         assert_eq!((list.get(&ctx), list.len(&ctx)), (&[1, 2, 3][..], 3));
-        let snapshot = ctx.store.freeze().unwrap();
+        let snapshot = ctx.store.freeze(CheckpointId(8), Extent::Full).unwrap();
         assert_eq!(snapshot.lists[0].distribution, Distribution::Union);
         let restored = RestoredOperator { lists: snapshot.lists, ..RestoredOperator::default() };
         let mut ctx = Fake::<u64>::restored(restored);
@@ -53,11 +54,11 @@ mod tests {
         let mut ctx = Fake::<u64>::new();
         let list = ctx.store.union_list::<u32>("l").unwrap();
         list.add_all(&mut ctx, [1, 2, 3]);
-        let lists = ctx.store.freeze().unwrap().lists;
+        let lists = ctx.store.freeze(CheckpointId(8), Extent::Full).unwrap().lists;
         for subtask in 0..3 {
             let mut store = store(RestoredOperator { lists: lists.clone(), ..RestoredOperator::default() });
             store.leave_unions_to_the_first(subtask);
-            let stored = store.freeze().unwrap().lists;
+            let stored = store.freeze(CheckpointId(8), Extent::Full).unwrap().lists;
             assert_eq!(stored, if subtask == 0 { lists.clone() } else { Vec::new() });
         }
     }

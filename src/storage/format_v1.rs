@@ -58,8 +58,13 @@ fn manifest(generation: u64, id: u64, [first, second, splits]: [Segment; 3]) -> 
         elements,
         at,
     };
-    let subtask =
-        |index, finished, keyed, lists| SubtaskState { subtask: SubtaskIndex(index), finished, keyed, lists };
+    let subtask = |index, finished, keyed, lists| SubtaskState {
+        subtask: SubtaskIndex(index),
+        finished,
+        keyed,
+        lists,
+        increments: Vec::new(),
+    };
     Manifest {
         job: "fixture".into(),
         checkpoint: CheckpointId(id),
@@ -93,6 +98,7 @@ fn manifest(generation: u64, id: u64, [first, second, splits]: [Segment; 3]) -> 
             },
         ],
         in_flight: Vec::new(),
+        inline: Vec::new(),
     }
 }
 
@@ -170,7 +176,7 @@ async fn a_job_of_version_1_is_opened_and_its_state_restored() {
     let segments = [segment(16, 27, 0xbd97_8c62), segment(43, 29, 0x6250_26a8), segment(72, 22, 0x010f_14da)];
     assert_eq!(found, manifest(3, 5, segments.clone()));
     for (segment, content) in segments.iter().zip(contents(5)) {
-        assert_eq!(job.read_segment(segment).await.unwrap(), content);
+        assert_eq!(job.read_segment(&found, segment).await.unwrap(), content);
     }
 }
 

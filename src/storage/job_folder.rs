@@ -17,6 +17,8 @@ pub(crate) struct JobFolder {
     pub(crate) root: PathBuf,
     pub(crate) job: JobName,
     pub(crate) max_state_size: Option<u64>,
+    pub(crate) write_buffer_size: usize,
+    pub(crate) memory_threshold: u64,
 }
 
 impl JobFolder {
@@ -132,7 +134,7 @@ impl JobFolder {
         let Some(entry) = view.latest() else { return Ok(()) };
         let manifest = self.read_manifest(entry).await?;
         let mut lengths = BTreeMap::<&str, u64>::new();
-        for segment in manifest.segments() {
+        for segment in manifest.segments().filter(|segment| manifest.inline_file(&segment.file).is_none()) {
             let len = lengths.entry(&segment.file).or_default();
             *len = (*len).max(segment.offset.saturating_add(segment.len));
         }

@@ -8,6 +8,7 @@ use super::options::Storage;
 use super::owned_job::OwnedJob;
 use crate::error::{Error, ErrorKind};
 use crate::types::{CheckpointId, Generation, JobName, Random};
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 /// How often opening starts over because another process was faster.
@@ -45,6 +46,8 @@ impl JobStorage {
             root: storage.root(),
             job: job.clone(),
             max_state_size: storage.max_state_size(),
+            write_buffer_size: storage.write_buffer_size(),
+            memory_threshold: storage.memory_threshold(),
         };
         let log = JobLog::new(storage.disk(), folder.log_dir());
         Ok(Self { folder, log, random: Mutex::new(Random::from_os()) })
@@ -89,7 +92,10 @@ impl JobStorage {
         }
         // The lock of the process that finished it stays: where nothing is left over, nothing is changed.
         let lock = view.owner().map(|(owner, claim)| layout::lock(owner, claim.nonce));
-        let keep = kept.and_then(Completed::folder).into_iter().chain(lock).collect();
+        let mut keep: BTreeSet<String> = kept.and_then(Completed::folder).into_iter().chain(lock).collect();
+        if let Some(kept) = kept {
+            keep.extend(self.folder.read_manifest(kept).await?.folders());
+        }
         self.folder.remove_leftovers(Generation(view.last()), &keep).await
     }
 

@@ -3,6 +3,7 @@
 use super::disk::SharedDisk;
 use super::local::LocalDisk;
 use super::memory::MemoryDisk;
+use super::state_file::BUFFER;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +20,16 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     fn max_state_size(&self) -> Option<u64> {
         None
     }
+
+    /// What a subtask gives to a checkpoint, if it is no more bytes than this, goes into the manifest instead of a file. None unless it is set.
+    fn memory_threshold(&self) -> u64 {
+        0
+    }
+
+    /// How many bytes of a state file are collected before they are written. 1 MiB unless it is set.
+    fn write_buffer_size(&self) -> usize {
+        BUFFER
+    }
 }
 
 /// Checkpoints in a folder of the local file system: they survive the process and, where the folder is on a lasting drive,
@@ -26,6 +37,8 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSystem {
     root: PathBuf,
+    memory_threshold: u64,
+    write_buffer_size: usize,
 }
 
 impl FileSystem {
@@ -35,7 +48,27 @@ impl FileSystem {
     /// Two jobs may share the folder if their names differ. Two processes may not run one job in it at a time; on one
     /// machine the second is refused, on a network drive the file system's locks must work for that.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        let memory_threshold = Self::DEFAULT_MEMORY_THRESHOLD;
+        Self { root: root.into(), memory_threshold, write_buffer_size: BUFFER }
+    }
+
+    /// The default of [`FileSystem::memory_threshold`]: 20 kB, as in Flink.
+    pub const DEFAULT_MEMORY_THRESHOLD: u64 = 20 * 1024;
+
+    /// What a subtask gives to a checkpoint, if it is no more bytes than this, goes into the manifest instead of a file of its own. Default
+    /// 20 kB. More save the creation and the fsync of a file per subtask and checkpoint; all of it passes through the memory of the checkpoint
+    /// coordinator, and a manifest grows by that much per subtask. Start with the default. Source: Flink's `state.storage.fs.memory-threshold`.
+    #[must_use]
+    pub fn memory_threshold(self, bytes: u64) -> Self {
+        Self { memory_threshold: bytes, ..self }
+    }
+
+    /// How many bytes of a state file are collected before they are written. Default 1 MiB. Each subtask that is writing a snapshot holds that
+    /// much memory; less than some 100 kB and every write costs a call that shows. Start with the default; with 8 MiB or more on a network drive that
+    /// likes large writes. Source: Flink's `state.storage.fs.write-buffer-size`, where the default is 4 kB.
+    #[must_use]
+    pub fn write_buffer_size(self, bytes: usize) -> Self {
+        Self { write_buffer_size: bytes, ..self }
     }
 }
 
@@ -46,6 +79,14 @@ impl Storage for FileSystem {
 
     fn root(&self) -> PathBuf {
         self.root.clone()
+    }
+
+    fn memory_threshold(&self) -> u64 {
+        self.memory_threshold
+    }
+
+    fn write_buffer_size(&self) -> usize {
+        self.write_buffer_size
     }
 }
 
@@ -104,18 +145,33 @@ pub struct OnDisk {
     disk: SharedDisk,
     root: PathBuf,
     max_state_size: Option<u64>,
+    memory_threshold: u64,
+    write_buffer_size: usize,
 }
 
 impl OnDisk {
     /// In the folder `root` of `disk`, without a limit of state size.
     pub fn new(disk: SharedDisk, root: impl Into<PathBuf>) -> Self {
-        Self { disk, root: root.into(), max_state_size: None }
+        let (max_state_size, memory_threshold) = (None, 0);
+        Self { disk, root: root.into(), max_state_size, memory_threshold, write_buffer_size: BUFFER }
     }
 
     /// See [`Memory::max_state_size`]. None by default.
     #[must_use]
     pub fn max_state_size(self, bytes: u64) -> Self {
         Self { max_state_size: Some(bytes), ..self }
+    }
+
+    /// See [`FileSystem::memory_threshold`]. 0 by default: all state is in files.
+    #[must_use]
+    pub fn memory_threshold(self, bytes: u64) -> Self {
+        Self { memory_threshold: bytes, ..self }
+    }
+
+    /// See [`FileSystem::write_buffer_size`].
+    #[must_use]
+    pub fn write_buffer_size(self, bytes: usize) -> Self {
+        Self { write_buffer_size: bytes, ..self }
     }
 }
 
@@ -130,5 +186,13 @@ impl Storage for OnDisk {
 
     fn max_state_size(&self) -> Option<u64> {
         self.max_state_size
+    }
+
+    fn memory_threshold(&self) -> u64 {
+        self.memory_threshold
+    }
+
+    fn write_buffer_size(&self) -> usize {
+        self.write_buffer_size
     }
 }

@@ -12,7 +12,7 @@ use crate::checkpoint::CompletedCheckpoint;
 use crate::checkpoint::metadata::{Manifest, Segment};
 use crate::error::{Error, ErrorKind};
 use crate::types::{Attempt, CheckpointId, Generation, SubtaskId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -43,8 +43,10 @@ struct State {
     own: BTreeSet<u64>,
     /// Checkpoints of which it is not known whether they were completed.
     in_doubt: BTreeSet<CheckpointId>,
-    /// Folders that are to be removed.
+    /// Folders that are to be removed, once no completed checkpoint has files in them.
     garbage: BTreeSet<String>,
+    /// The folders that checkpoints have files in, as far as their manifests were read or written here.
+    folders: BTreeMap<CheckpointId, BTreeSet<String>>,
     /// Why this process must not write any more: another one owns the job, or its folder is gone.
     stopped: Option<Error>,
 }
@@ -100,6 +102,7 @@ impl OwnedJob {
             own: BTreeSet::from([generation.0]),
             in_doubt: BTreeSet::new(),
             garbage: BTreeSet::new(),
+            folders: BTreeMap::new(),
             stopped: None,
         };
         let turn = tokio::sync::Mutex::new(());
@@ -189,15 +192,25 @@ impl OwnedJob {
     pub fn state_file(&self, id: CheckpointId, attempt: Attempt, subtask: SubtaskId) -> StateFileWriter {
         let name = layout::state_file(id, self.inner.generation, attempt, subtask);
         let folder = &self.inner.folder;
-        StateFileWriter::new(Arc::clone(&folder.disk), folder.path(), name, folder.max_state_size)
+        let file = StateFileWriter::new(Arc::clone(&folder.disk), folder.path(), name, folder.max_state_size);
+        file.buffered(folder.write_buffer_size).in_memory_up_to(folder.memory_threshold)
     }
 
-    /// Reads a part of a state file, and checks it.
+    /// Reads a part of a state file that a manifest names, or has in itself, and checks it.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`], [`ErrorKind::Storage`].
-    pub async fn read_segment(&self, segment: &Segment) -> Result<Vec<u8>, Error> {
+    pub async fn read_segment(&self, manifest: &Manifest, segment: &Segment) -> Result<Vec<u8>, Error> {
         let folder = &self.inner.folder;
+        if let Some(content) = manifest.inline_file(&segment.file) {
+            let part = segment.within(content).ok_or_else(|| {
+                let Segment { file, offset, len, .. } = segment;
+                let what =
+                    format!("a manifest should hold {len} bytes at {offset} of `{file}`, and holds others");
+                Error::new(ErrorKind::Corrupt, what).at(&folder.path()).checkpoint(manifest.checkpoint)
+            });
+            return part.map(<[u8]>::to_vec).map_err(|error| self.named(error));
+        }
         state_file::read_segment(&folder.disk, &folder.path(), segment).await.map_err(|e| self.named(e))
     }
 
@@ -225,8 +238,12 @@ impl OwnedJob {
             manifest: layout::manifest(id, self.inner.generation),
             manifest_crc32c: crc,
         };
-        // If this future is given up, the entry may or may not be written.
-        self.state().in_doubt.insert(id);
+        {
+            let mut state = self.state();
+            state.folders.insert(id, manifest.folders());
+            // If this future is given up, the entry may or may not be written.
+            state.in_doubt.insert(id);
+        }
         let appended = self.append(|_| Some(Entry::Completed(entry.clone()))).await;
         if let Err(CompleteError::Failed(_) | CompleteError::Fenced(_)) = appended {
             self.state().in_doubt.remove(&id);
@@ -374,7 +391,7 @@ impl OwnedJob {
     }
 
     /// Deletes a completed checkpoint that is no longer retained, never the newest: first its entry in the log, so that at no
-    /// time the log names what is not there. With it go older ones that could not be deleted in their time. Fine if it is gone
+    /// time the log names what is not there. Its folder stays for as long as another one has files in it. With it go older ones that could not be deleted in their time. Fine if it is gone
     /// already.
     ///
     /// # Errors
@@ -383,6 +400,8 @@ impl OwnedJob {
     pub async fn retire(&self, id: CheckpointId) -> Result<(), Error> {
         let _turn = self.inner.turn.lock().await;
         self.check_not_stopped()?;
+        // What they need of earlier processes is not garbage yet. Unread, it is left to the next process.
+        let _ = self.needed_folders().await;
         let (sequences, folders): (Vec<u64>, Vec<String>) = {
             let state = self.state();
             if state.view.latest().is_some_and(|latest| latest.checkpoint == id) {
@@ -392,7 +411,12 @@ impl OwnedJob {
             let old = || state.view.completed().filter(|entry| entry.checkpoint <= id);
             (
                 old().filter_map(|entry| state.view.sequence_of(entry.checkpoint)).collect(),
-                old().filter_map(Completed::folder).collect(),
+                old()
+                    .flat_map(|entry| {
+                        let needed = state.folders.get(&entry.checkpoint).into_iter().flatten().cloned();
+                        entry.folder().into_iter().chain(needed)
+                    })
+                    .collect(),
             )
         };
         if !sequences.is_empty() {
@@ -439,8 +463,37 @@ impl OwnedJob {
         Ok(())
     }
 
+    /// The folders that completed checkpoints need: their own, and those of earlier ones that hold files of theirs. The caller has the turn.
+    async fn needed_folders(&self) -> Result<BTreeSet<String>, Error> {
+        let entries: Vec<Completed> = self.state().view.completed().cloned().collect();
+        let mut needed = BTreeSet::new();
+        for entry in &entries {
+            needed.extend(entry.folder());
+            let known = self.state().folders.get(&entry.checkpoint).cloned();
+            needed.extend(match known {
+                Some(known) => known,
+                None => {
+                    let manifest = self.inner.folder.read_manifest(entry).await;
+                    let folders = manifest.map_err(|error| self.named(error))?.folders();
+                    self.state().folders.insert(entry.checkpoint, folders.clone());
+                    folders
+                }
+            });
+        }
+        let completed = |id: &CheckpointId| entries.iter().any(|entry| entry.checkpoint == *id);
+        let mut state = self.state();
+        let State { folders, in_doubt, .. } = &mut *state;
+        folders.retain(|id, _| completed(id) || in_doubt.contains(id));
+        Ok(needed)
+    }
+
     async fn remove_garbage(&self) -> Result<(), Error> {
-        let garbage = self.state().garbage.clone();
+        let mut garbage = self.state().garbage.clone();
+        if garbage.is_empty() {
+            return Ok(());
+        }
+        let needed = self.needed_folders().await?;
+        garbage.retain(|name| !needed.contains(name));
         let mut result = Ok(());
         for name in garbage {
             match self.inner.folder.remove_dir(&name).await {
@@ -499,13 +552,11 @@ impl OwnedJob {
     /// The caller has the turn.
     async fn remove_leftovers(&self) -> Result<(), Error> {
         let Inner { folder, generation, .. } = &*self.inner;
-        let (removable, keep): (Vec<u64>, BTreeSet<String>) = {
-            let state = self.state();
-            (state.view.removable().collect(), state.view.completed().filter_map(Completed::folder).collect())
-        };
+        let removable: Vec<u64> = self.state().view.removable().collect();
         if !removable.is_empty() {
             self.remove_entries(&removable).await?;
         }
+        let keep = self.needed_folders().await?;
         folder.remove_leftovers(*generation, &keep).await.map_err(|error| self.named(error))
     }
 

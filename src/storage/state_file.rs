@@ -5,7 +5,7 @@
 use super::disk::{DiskFile, SharedDisk};
 use super::layout;
 use crate::checkpoint::envelope::{self, Format, PREAMBLE};
-use crate::checkpoint::metadata::Segment;
+use crate::checkpoint::metadata::{InlineFile, Segment};
 use crate::error::{Error, ErrorKind};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 /// The file format. The content of segments is described by the manifest, whose version covers it.
 pub(crate) const FORMAT: Format = Format { kind: *b"STAT", version: 1 };
 
-/// How much is collected before it is written: large enough that the cost of a call does not matter, small enough that
-/// memory does not.
-const BUFFER: usize = 1 << 20;
+/// How much is collected before it is written, unless the storage says otherwise: large enough that the cost of a call does not matter, small
+/// enough that memory does not.
+pub(crate) const BUFFER: usize = 1 << 20;
 
 /// Writes a state file. It is made when there is something to write, so that a subtask without state makes none.
 ///
@@ -29,6 +29,11 @@ pub struct StateFileWriter {
     max_state_size: Option<u64>,
     file: Option<Box<dyn DiskFile>>,
     buffer: Vec<u8>,
+    buffer_size: usize,
+    /// What is no larger may be kept without a file.
+    memory_threshold: u64,
+    /// Later checkpoints may need the file.
+    is_shared: bool,
     /// Bytes of the file so far, those in the buffer included.
     len: u64,
     state: String,
@@ -47,10 +52,28 @@ impl StateFileWriter {
             max_state_size,
             file: None,
             buffer: Vec::new(),
+            buffer_size: BUFFER,
+            memory_threshold: 0,
+            is_shared: false,
             len: 0,
             state_len: 0,
             broken: false,
         }
+    }
+
+    /// Collects so many bytes, at least 1, before it writes them.
+    pub(super) fn buffered(self, bytes: usize) -> Self {
+        Self { buffer_size: bytes.max(1), ..self }
+    }
+
+    /// What is no larger than this needs no file.
+    pub(super) fn in_memory_up_to(self, bytes: u64) -> Self {
+        Self { memory_threshold: bytes, ..self }
+    }
+
+    /// Other checkpoints will need it too, so it is a file however small it is.
+    pub fn share(&mut self) {
+        self.is_shared = true;
     }
 
     /// The segments that follow belong to this state: its name for errors, and its size counts from here.
@@ -104,14 +127,31 @@ impl StateFileWriter {
         Ok(self.len)
     }
 
+    /// As [`finish`](Self::finish); but what is small enough is given back, to become part of the manifest, and no file is made.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub async fn finish_or_inline(mut self) -> Result<Option<InlineFile>, Error> {
+        self.check_usable()?;
+        if self.len > 0 && self.is_small() && self.file.is_none() {
+            let (file, content) = (std::mem::take(&mut self.name), std::mem::take(&mut self.buffer));
+            return Ok(Some(InlineFile { file, content }));
+        }
+        self.finish().await.map(|_| None)
+    }
+
+    fn is_small(&self) -> bool {
+        !self.is_shared && self.len <= self.memory_threshold
+    }
+
     async fn append(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
-            let room = BUFFER.saturating_sub(self.buffer.len()).min(bytes.len());
-            let (now, later) = bytes.split_at(room);
+            let room = self.buffer_size.max(usize::try_from(self.memory_threshold).unwrap_or(usize::MAX));
+            let (now, later) = bytes.split_at(room.saturating_sub(self.buffer.len()).min(bytes.len()).max(1));
             self.buffer.extend_from_slice(now);
             self.len += now.len() as u64;
             bytes = later;
-            if self.buffer.len() >= BUFFER {
+            if self.buffer.len() >= self.buffer_size && !self.is_small() {
                 self.flush().await?;
             }
         }

@@ -61,8 +61,13 @@ pub(crate) async fn prepare(job: &OwnedJob, id: u64) -> Result<Manifest, Error> 
         elements: 1,
         at: Some(segment),
     };
-    let state =
-        SubtaskState { subtask: SubtaskIndex(0), finished: false, keyed: Vec::new(), lists: vec![list] };
+    let state = SubtaskState {
+        subtask: SubtaskIndex(0),
+        finished: false,
+        keyed: Vec::new(),
+        lists: vec![list],
+        increments: Vec::new(),
+    };
     Ok(Manifest {
         job: "job".into(),
         checkpoint: id,
@@ -74,6 +79,7 @@ pub(crate) async fn prepare(job: &OwnedJob, id: u64) -> Result<Manifest, Error> 
         finished: false,
         operators: vec![OperatorState { operator: "op".into(), watermark: None, subtasks: vec![state] }],
         in_flight: Vec::new(),
+        inline: Vec::new(),
     })
 }
 
@@ -90,7 +96,7 @@ pub(crate) fn retained(job: &OwnedJob) -> Vec<u64> {
 pub(crate) async fn restore(job: &OwnedJob) -> Option<u64> {
     let manifest = job.latest_manifest().await.unwrap()?;
     for segment in manifest.segments() {
-        assert_eq!(job.read_segment(segment).await.unwrap(), state_of(manifest.checkpoint.0));
+        assert_eq!(job.read_segment(&manifest, segment).await.unwrap(), state_of(manifest.checkpoint.0));
     }
     assert_eq!(job.retained().last(), Some(&manifest.checkpoint));
     Some(manifest.checkpoint.0)

@@ -135,6 +135,23 @@ fn every_operation_struck_in_every_way_loses_nothing() {
 }
 
 #[test]
+fn every_operation_struck_where_checkpoints_need_files_of_others_loses_nothing() {
+    let healthy = [Healthy::new(Scenario::Incremental)];
+    let files = |traced: &strandline::storage::Traced| traced.path.to_string_lossy().contains("/state-a");
+    let read =
+        healthy[0].trace.iter().filter(|traced| traced.operation == Operation::ReadRange && files(traced));
+    let folders: BTreeSet<_> = read.map(|traced| traced.path.parent().map(ToOwned::to_owned)).collect();
+    assert!(folders.len() > 1, "it is restored from several checkpoints: {folders:?}");
+    let plans = plans(&healthy, &Variant::ALL, Patience::Checkpoints);
+    carry_out(&plans, |_, struck| {
+        assert!(is_allowed(struck), "{:?}: {:?}", struck.outcome, struck.error);
+        if let Some(error) = &struck.error {
+            check_error(struck, error);
+        }
+    });
+}
+
+#[test]
 fn one_error_fails_a_job_without_patience_and_says_what_to_do() {
     let healthy = all_healthy();
     let plans = plans(&healthy, &[Variant::Once], Patience::None);

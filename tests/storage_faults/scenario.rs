@@ -17,6 +17,7 @@ const KEYS: u64 = 3;
 const TOTALS: u64 = 1000;
 pub const JOB: &str = "faults";
 pub const RETAIN: u32 = 2;
+pub const MAX_INCREMENTS: u32 = 3;
 /// Longer than a fault of one kind lasts, shorter than one of the other.
 pub const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,6 +29,8 @@ pub enum Scenario {
     Fresh,
     /// A start after two processes that died, checkpoints, the end.
     Resumed,
+    /// The same with checkpoints that need the files of others.
+    Incremental,
     /// A restart of the dataflow after a failure of the user's code.
     Restarted,
     /// A cancel that deletes the checkpoints.
@@ -39,7 +42,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    /// Those that are struck.
+    /// Those that are struck, and told of on the page.
     pub const ALL: [Self; 5] =
         [Self::Fresh, Self::Resumed, Self::Restarted, Self::CancelDelete, Self::FinishDelete];
 
@@ -123,6 +126,8 @@ fn describe_with(
                 .timeout(CHECKPOINT_TIMEOUT)
                 .tolerable_failures(tolerated)
                 .retain(RETAIN)
+                .incremental(scenario == Scenario::Incremental)
+                .max_increments(MAX_INCREMENTS)
                 .on_cancellation(retention),
         )
         .stop_timeout(STOP_TIMEOUT)
@@ -222,6 +227,7 @@ async fn lead(
     let stops: &[u64] = match scenario {
         Scenario::Fresh => &[3],
         Scenario::Resumed => &[8],
+        Scenario::Incremental => &[8, 9, 10, 11],
         Scenario::Recovery => &[],
         Scenario::Restarted | Scenario::CancelDelete | Scenario::FinishDelete => &[9],
     };
@@ -234,7 +240,7 @@ async fn lead(
     *mark = disk.trace().len() as u64;
     match scenario {
         Scenario::Fresh | Scenario::CancelDelete => job.cancel().await,
-        Scenario::Resumed | Scenario::FinishDelete | Scenario::Recovery => {
+        Scenario::Resumed | Scenario::Incremental | Scenario::FinishDelete | Scenario::Recovery => {
             gate.open_to(u64::MAX);
             job.wait().await
         }

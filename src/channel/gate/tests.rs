@@ -5,7 +5,7 @@ mod interleaved;
 
 use super::*;
 use crate::channel::{Batch, Flow, Output, channel};
-use crate::checkpoint::BarrierKind;
+use crate::checkpoint::{BarrierKind, Extent};
 use crate::types::Timestamp;
 
 /// Channels of two ports in turn.
@@ -34,7 +34,7 @@ fn send(output: &mut Output, record: u32) {
 }
 
 fn barrier_of(id: u64, kind: BarrierKind) -> Barrier {
-    Barrier { checkpoint: CheckpointId(id), triggered: Timestamp(5), kind }
+    Barrier { checkpoint: CheckpointId(id), triggered: Timestamp(5), kind, extent: Extent::Full }
 }
 
 fn barrier(output: &mut Output, id: u64) {

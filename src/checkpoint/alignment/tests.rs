@@ -5,7 +5,7 @@ mod random;
 mod unaligned;
 
 use super::*;
-use crate::checkpoint::BarrierKind;
+use crate::checkpoint::{BarrierKind, Extent};
 use crate::types::Timestamp;
 
 /// A machine that is run by a text.
@@ -43,7 +43,7 @@ impl Trace {
         let number: u64 = number.parse().unwrap_or(0);
         let channel: usize = channel.parse().unwrap();
         let checkpoint = CheckpointId(number);
-        let barrier = |kind| Barrier { checkpoint, triggered: Timestamp(0), kind };
+        let barrier = |kind| Barrier { checkpoint, triggered: Timestamp(0), kind, extent: Extent::Full };
         let event = match kind {
             "B" => AlignmentEvent::Barrier { channel, barrier: barrier(self.kind) },
             "U" => AlignmentEvent::Barrier { channel, barrier: barrier(BarrierKind::Unaligned) },

@@ -144,6 +144,7 @@ fn trigger(id: u64, attempt: u32) -> Action<State> {
         attempt: Attempt(attempt),
         subtasks: vec![SOURCE],
         must_align: false,
+        extent: Extent::Full,
     }
 }
 

@@ -21,7 +21,7 @@ fn next_group(store: &mut StateStore, groups: &mut dyn GroupEncoder) -> Result<O
 
 /// Takes a snapshot and makes of it what a restart gets.
 fn restored(store: &mut StateStore) -> RestoredOperator {
-    let snapshot = store.freeze().unwrap();
+    let snapshot = store.freeze(CheckpointId(8), Extent::Full).unwrap();
     let keyed = snapshot
         .keyed
         .into_iter()
@@ -29,6 +29,7 @@ fn restored(store: &mut StateStore) -> RestoredOperator {
             name: state.name,
             schema: state.schema,
             groups: std::iter::from_fn(|| next_group(store, &mut *state.groups).unwrap()).collect(),
+            increments: None,
         })
         .collect();
     RestoredOperator { checkpoint: Some(CheckpointId(7)), keyed, lists: snapshot.lists }
@@ -98,14 +99,14 @@ fn s15_6_states_without_content_are_not_in_the_snapshot() {
     let mut ctx = Fake::<u64>::new();
     let value = ctx.store.value::<u64, u64>("v").unwrap();
     let list = ctx.store.split_list::<u64>("l").unwrap();
-    assert!(ctx.store.freeze().unwrap().is_empty());
+    assert!(ctx.store.freeze(CheckpointId(8), Extent::Full).unwrap().is_empty());
     value.set(ctx.at(1), 1);
     list.add(&mut ctx, 1);
-    assert!(!ctx.store.freeze().unwrap().is_empty());
+    assert!(!ctx.store.freeze(CheckpointId(8), Extent::Full).unwrap().is_empty());
     value.clear(&mut ctx);
     list.clear(&mut ctx);
-    assert!(ctx.store.freeze().unwrap().is_empty());
-    assert!(store(RestoredOperator::default()).freeze().unwrap().is_empty());
+    assert!(ctx.store.freeze(CheckpointId(8), Extent::Full).unwrap().is_empty());
+    assert!(store(RestoredOperator::default()).freeze(CheckpointId(8), Extent::Full).unwrap().is_empty());
 }
 
 #[test]
@@ -210,7 +211,7 @@ fn values_that_cannot_be_encoded_are_named() {
     let mut ctx = Fake::<u64>::new();
     let value = ctx.store.value::<u64, Stubborn>("v").unwrap();
     value.set(ctx.at(1), Stubborn);
-    let mut snapshot = ctx.store.freeze().unwrap();
+    let mut snapshot = ctx.store.freeze(CheckpointId(8), Extent::Full).unwrap();
     refused(
         next_group(&mut ctx.store, &mut *snapshot.keyed[0].groups),
         ErrorKind::Failed,
@@ -218,7 +219,7 @@ fn values_that_cannot_be_encoded_are_named() {
     );
     let list = ctx.store.split_list::<Stubborn>("l").unwrap();
     list.add(&mut ctx, Stubborn);
-    refused(ctx.store.freeze(), ErrorKind::Failed, &["`l`"]);
+    refused(ctx.store.freeze(CheckpointId(8), Extent::Full), ErrorKind::Failed, &["`l`"]);
 }
 
 #[test]

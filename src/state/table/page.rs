@@ -41,14 +41,61 @@ pub(super) struct Page<K, V> {
     pub(super) clean: u32,
     /// The newest freeze before something here changed.
     pub(super) touched: u32,
+    notes: Option<Box<Notes<K>>>,
+}
+
+/// What is known of a page beside its entries: in one piece elsewhere, so that a page without is one line of the cache.
+#[derive(Debug)]
+struct Notes<K> {
     /// The places whose entries the snapshot of freeze `touched` has, or must not have, as bits.
-    saved: Option<Box<[u64; PLACES / 64]>>,
+    saved: [u64; PLACES / 64],
+    /// If the table tracks changes and there was one.
+    changes: Option<Changes<K>>,
+}
+
+/// When what has changed.
+#[derive(Debug)]
+struct Changes<K> {
+    /// By place, the newest freeze before its entry last changed. For places beyond the end it is 0.
+    stamps: Vec<u32>,
+    /// The keys that were removed, with the newest freeze before.
+    removed: Vec<(u32, K)>,
+    /// The newest freeze before any change.
+    newest: u32,
+}
+
+impl<K> Default for Notes<K> {
+    fn default() -> Self {
+        Self { saved: [0; PLACES / 64], changes: None }
+    }
+}
+
+impl<K> Default for Changes<K> {
+    fn default() -> Self {
+        Self { stamps: Vec::new(), removed: Vec::new(), newest: 0 }
+    }
+}
+
+impl<K> Changes<K> {
+    fn stamp(&self, place: usize) -> u32 {
+        self.stamps.get(place).copied().unwrap_or_default()
+    }
+
+    fn set_stamp(&mut self, place: usize, epoch: u32) {
+        if self.stamps.len() <= place {
+            self.stamps.resize(place + 1, 0);
+        }
+        if let Some(stamp) = self.stamps.get_mut(place) {
+            *stamp = epoch;
+        }
+        self.newest = self.newest.max(epoch);
+    }
 }
 
 impl<K: Key, V: StateValue> Page<K, V> {
     pub(super) fn new(depth: u32, clean: u32) -> Self {
         let (entries, index) = (Vec::new(), Box::default());
-        Self { entries, index, used: 0, depth, clean, touched: clean, saved: None }
+        Self { entries, index, used: 0, depth, clean, touched: clean, notes: None }
     }
 
     /// The word at which the search for a hash begins.
@@ -180,6 +227,13 @@ impl<K: Key, V: StateValue> Page<K, V> {
             let saved = self.is_saved(last);
             self.set_saved(found.place, saved);
         }
+        if let Some(changes) = self.changes_mut() {
+            let stamp = changes.stamp(last);
+            if changes.stamp(found.place) != stamp {
+                changes.set_stamp(found.place, stamp);
+            }
+            changes.stamps.truncate(last);
+        }
         self.entries.swap_remove(found.place)
     }
 
@@ -234,9 +288,22 @@ impl<K: Key, V: StateValue> Page<K, V> {
         let room = |entries: usize| entries + entries / 4;
         let mut lower = Vec::with_capacity(room(to_lower.len()));
         upper.entries.reserve_exact(room(to_upper.len()));
-        for (entry, hash) in self.entries.drain(..).zip(&hashes) {
-            let to = if hash >> bit & 1 == 1 { &mut upper.entries } else { &mut lower };
+        let changes = self.notes.take().and_then(|notes| notes.changes);
+        if let Some(Changes { removed, newest, .. }) = &changes {
+            let (above, below) = removed.iter().cloned().partition(|(_, key)| rehash(key) >> bit & 1 == 1);
+            for (page, removed) in [(&mut upper, above), (&mut *self, below)] {
+                *page.changes_or_new() = Changes { stamps: Vec::new(), removed, newest: *newest };
+            }
+        }
+        for (place, (entry, hash)) in std::mem::take(&mut self.entries).into_iter().zip(&hashes).enumerate() {
+            let is_upper = hash >> bit & 1 == 1;
+            let to = if is_upper { &mut upper.entries } else { &mut lower };
             to.push(entry);
+            if let Some(changes) = &changes {
+                let (stamp, place) = (changes.stamp(place), to.len() - 1);
+                let page = if is_upper { &mut upper } else { &mut *self };
+                page.set_stamp(place, stamp);
+            }
         }
         self.entries = lower;
         self.rebuild_with(&to_lower);
@@ -246,7 +313,14 @@ impl<K: Key, V: StateValue> Page<K, V> {
 
     /// Bytes that it holds, without what keys and values own beside themselves.
     pub(super) fn bytes(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.index) + self.entries.capacity() * size_of::<Entry<K, V>>()
+        let changes = |changes: &Changes<K>| {
+            changes.stamps.capacity() * size_of::<u32>() + changes.removed.capacity() * size_of::<(u32, K)>()
+        };
+        let notes = |notes: &Notes<K>| size_of::<Notes<K>>() + notes.changes.as_ref().map_or(0, changes);
+        size_of::<Self>()
+            + size_of_val(&*self.index)
+            + self.entries.capacity() * size_of::<Entry<K, V>>()
+            + self.notes.as_deref().map_or(0, notes)
     }
 }
 
@@ -255,16 +329,16 @@ impl<K: Key, V: StateValue> Page<K, V> {
     /// From here on, what is saved is for the snapshot of this freeze.
     pub(super) fn touch_first(&mut self, epoch: u32) {
         self.touched = epoch;
-        self.saved = Some(Box::new([0; PLACES / 64]));
+        self.notes.get_or_insert_default().saved = [0; PLACES / 64];
     }
 
     pub(super) fn is_saved(&self, place: usize) -> bool {
-        let bits = self.saved.as_ref().and_then(|saved| saved.get(place / 64));
+        let bits = self.notes.as_ref().and_then(|notes| notes.saved.get(place / 64));
         bits.is_some_and(|bits| bits >> (place % 64) & 1 == 1)
     }
 
     pub(super) fn set_saved(&mut self, place: usize, saved: bool) {
-        if let Some(bits) = self.saved.as_mut().and_then(|saved| saved.get_mut(place / 64)) {
+        if let Some(bits) = self.notes.as_mut().and_then(|notes| notes.saved.get_mut(place / 64)) {
             *bits = *bits & !(1 << (place % 64)) | u64::from(saved) << (place % 64);
         }
     }
@@ -272,14 +346,69 @@ impl<K: Key, V: StateValue> Page<K, V> {
     /// Snapshots frozen up to this one have all of it, and nothing has changed since.
     pub(super) fn make_clean(&mut self, epoch: u32) {
         self.clean = epoch;
-        self.saved = None;
+        self.notes.take_if(|notes| notes.changes.is_none());
     }
 
-    /// The entries that the snapshot of a freeze does not have yet.
-    pub(super) fn missing(&self, epoch: u32) -> impl Iterator<Item = &Entry<K, V>> {
+    /// The entries that the snapshot of a freeze does not have yet, with their places.
+    pub(super) fn missing(&self, epoch: u32) -> impl Iterator<Item = (usize, &Entry<K, V>)> {
         let some_saved = self.touched == epoch;
         let entries = self.entries.iter().enumerate();
-        entries.filter(move |(place, _)| !some_saved || !self.is_saved(*place)).map(|(_, entry)| entry)
+        entries.filter(move |(place, _)| !some_saved || !self.is_saved(*place))
+    }
+}
+
+/// What has changed, where that is tracked.
+impl<K: Key, V: StateValue> Page<K, V> {
+    fn changes(&self) -> Option<&Changes<K>> {
+        self.notes.as_ref()?.changes.as_ref()
+    }
+
+    fn changes_mut(&mut self) -> Option<&mut Changes<K>> {
+        self.notes.as_mut()?.changes.as_mut()
+    }
+
+    fn changes_or_new(&mut self) -> &mut Changes<K> {
+        self.notes.get_or_insert_default().changes.get_or_insert_default()
+    }
+
+    /// The newest freeze before an entry last changed.
+    #[inline]
+    pub(super) fn stamp(&self, place: usize) -> u32 {
+        self.changes().map_or(0, |changes| changes.stamp(place))
+    }
+
+    pub(super) fn set_stamp(&mut self, place: usize, epoch: u32) {
+        self.changes_or_new().set_stamp(place, epoch);
+    }
+
+    /// Whether anything has changed since a freeze.
+    pub(super) fn has_changed_since(&self, epoch: u32) -> bool {
+        self.changes().is_some_and(|changes| changes.newest >= epoch)
+    }
+
+    pub(super) fn note_removed(&mut self, epoch: u32, key: K) {
+        let changes = self.changes_or_new();
+        changes.removed.push((epoch, key));
+        changes.newest = changes.newest.max(epoch);
+    }
+
+    /// The keys that were removed after one freeze and before another.
+    pub(super) fn removed(&self, since: u32, until: u32) -> impl Iterator<Item = &K> {
+        let removed = self.changes().into_iter().flat_map(|changes| &changes.removed);
+        removed.filter(move |(at, _)| (since..until).contains(at)).map(|(_, key)| key)
+    }
+
+    /// Forgets what was removed before a freeze. Gives how many keys that were.
+    pub(super) fn forget_removed(&mut self, before: u32) -> usize {
+        let Some(changes) = self.changes_mut().filter(|changes| !changes.removed.is_empty()) else {
+            return 0;
+        };
+        let all = changes.removed.len();
+        changes.removed.retain(|(at, _)| *at >= before);
+        if changes.removed.is_empty() {
+            changes.removed = Vec::new();
+        }
+        all - changes.removed.len()
     }
 }
 

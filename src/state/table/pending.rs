@@ -3,12 +3,21 @@
 use super::page::{Entry, Page};
 use crate::error::{Error, ErrorKind};
 use crate::pool::panic_message;
-use crate::state::encoding::{EncodedGroup, encode_entry};
+use crate::state::encoding::{EncodedGroup, encode_entry, encode_removed};
 use crate::state::handover::Giver;
 use crate::state::{Key, StateValue};
 use crate::types::{KeyGroup, MaxParallelism};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What a snapshot holds that is not of the whole table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Since {
+    /// The freeze that it holds the changes since.
+    pub epoch: u32,
+    /// The groups that it holds whole all the same.
+    pub whole: BTreeSet<KeyGroup>,
+}
 
 /// What the owner of a table still has to do for a snapshot.
 #[derive(Debug)]
@@ -20,6 +29,10 @@ pub(super) struct Pending {
     pub(super) next: u64,
     /// Groups that are not complete: entries that changed before their turn.
     groups: BTreeMap<KeyGroup, EncodedGroup>,
+    /// The keys that were removed, of the same groups.
+    removed: BTreeMap<KeyGroup, EncodedGroup>,
+    /// `None` if it holds all.
+    since: Option<Since>,
     max_parallelism: MaxParallelism,
     /// Why there is no use in going on.
     failed: Option<Error>,
@@ -30,8 +43,19 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn new(epoch: u32, to: Giver, max_parallelism: MaxParallelism) -> Self {
-        Self { epoch, to, next: 0, groups: BTreeMap::new(), max_parallelism, failed: None, hint: 0, bytes: 0 }
+    pub(super) fn new(epoch: u32, to: Giver, max_parallelism: MaxParallelism, since: Option<Since>) -> Self {
+        let (groups, removed) = (BTreeMap::new(), BTreeMap::new());
+        Self { epoch, to, next: 0, groups, removed, since, max_parallelism, failed: None, hint: 0, bytes: 0 }
+    }
+
+    /// What has changed before this freeze is of no interest to it, in groups that it does not hold whole.
+    pub(super) fn since(&self) -> u32 {
+        self.since.as_ref().map_or(0, |since| since.epoch)
+    }
+
+    /// From which freeze on it holds the changes of a group: 0 for all of it.
+    fn since_in(&self, group: KeyGroup) -> u32 {
+        self.since.as_ref().map_or(0, |since| if since.whole.contains(&group) { 0 } else { since.epoch })
     }
 
     /// Encodes what the snapshot does not have of the page that `hash` belongs to.
@@ -40,18 +64,44 @@ impl Pending {
         let (first, last) = (self.max_parallelism.group_of(first), self.max_parallelism.group_of(last));
         let missing = page.missing(self.epoch);
         if first == last {
-            self.encode_all(first, missing);
+            match self.since_in(first) {
+                0 => self.encode_all(first, missing.map(|(_, entry)| entry)),
+                since if page.has_changed_since(since) => {
+                    let changed = missing.filter(|(place, _)| page.stamp(*place) >= since);
+                    self.encode_all(first, changed.map(|(_, entry)| entry));
+                }
+                _ => return,
+            }
         } else {
-            for entry in missing {
-                let group = self.max_parallelism.group_of(super::page::rehash(&entry.key));
-                self.encode_all(group, std::iter::once(entry));
+            for (place, entry) in missing {
+                self.encode_one(super::page::rehash(&entry.key), entry, page.stamp(place));
+            }
+        }
+        if self.since.is_some() {
+            for key in page.removed(self.since(), self.epoch) {
+                self.encode_removed(key);
             }
         }
     }
 
-    /// Encodes one entry.
-    pub(super) fn encode_one<K: Key, V: StateValue>(&mut self, hash: u64, entry: &Entry<K, V>) {
-        self.encode_all(self.max_parallelism.group_of(hash), std::iter::once(entry));
+    /// Encodes one entry, which changed last after the freeze `stamp`.
+    pub(super) fn encode_one<K: Key, V: StateValue>(&mut self, hash: u64, entry: &Entry<K, V>, stamp: u32) {
+        let group = self.max_parallelism.group_of(hash);
+        if stamp >= self.since_in(group) {
+            self.encode_all(group, std::iter::once(entry));
+        }
+    }
+
+    fn encode_removed<K: Key>(&mut self, key: &K) {
+        let group = self.max_parallelism.group_of(super::page::rehash(key));
+        if self.since_in(group) > 0 && self.failed.is_none() {
+            let into =
+                self.removed.entry(group).or_insert_with(|| EncodedGroup { group, ..Default::default() });
+            let before = into.bytes.len();
+            let encoded = caught(|| encode_removed(into, key));
+            self.bytes += into.bytes.len() - before;
+            self.note(encoded);
+        }
     }
 
     /// Calls the `Serialize` of the user's types. An error or a panic in there fails the snapshot, and nothing else.
@@ -72,25 +122,21 @@ impl Pending {
         let into = self.groups.entry(group).or_insert_with(|| {
             let mut bytes = to.spare();
             bytes.reserve(hint);
-            EncodedGroup { group, entries: 0, bytes }
+            EncodedGroup { group, removed: 0, entries: 0, bytes }
         });
         let before = into.bytes.len();
-        let encoded = catch_unwind(AssertUnwindSafe(|| {
-            entries.try_for_each(|entry| encode_entry(into, &entry.key, &entry.value))
-        }));
-        let error = match encoded {
-            Ok(Ok(())) => {
-                self.bytes += into.bytes.len() - before;
-                return;
-            }
-            Ok(Err(error)) => error,
-            Err(panic) => {
-                let what = format!("it panicked while it was encoded: {}", panic_message(&*panic));
-                Error::new(ErrorKind::Failed, what)
-            }
-        };
-        self.groups.clear();
-        self.failed = Some(error);
+        let encoded = caught(|| entries.try_for_each(|entry| encode_entry(into, &entry.key, &entry.value)));
+        self.bytes += into.bytes.len() - before;
+        self.note(encoded);
+    }
+
+    /// An error ends it.
+    fn note(&mut self, encoded: Result<(), Error>) {
+        if let Err(error) = encoded {
+            self.groups.clear();
+            self.removed.clear();
+            self.failed = Some(error);
+        }
     }
 
     /// All pages whose hashes are at most `last` are done: their groups are handed over. Gives whether that was all.
@@ -98,20 +144,40 @@ impl Pending {
         let next = last.checked_add(1);
         self.next = next.unwrap_or(last);
         let open = next.map(|next| self.max_parallelism.group_of(next));
-        while let Some(first) = self.groups.first_entry()
-            && open.is_none_or(|open| *first.key() < open)
-        {
-            let group = first.remove();
-            self.hint = group.bytes.len() + group.bytes.len() / 16;
-            self.to.give(group);
+        while let Some(group) = self.first_group().filter(|group| open.is_none_or(|open| *group < open)) {
+            let changed = self.groups.remove(&group);
+            let given = match (self.removed.remove(&group), changed) {
+                (None, Some(changed)) => changed,
+                (Some(mut removed), changed) => {
+                    let EncodedGroup { entries, bytes, .. } = changed.unwrap_or_default();
+                    removed.bytes.extend_from_slice(&bytes);
+                    EncodedGroup { entries, ..removed }
+                }
+                (None, None) => continue,
+            };
+            self.hint = given.bytes.len() + given.bytes.len() / 16;
+            self.to.give(given);
         }
         next.is_none() || self.failed.is_some()
+    }
+
+    fn first_group(&self) -> Option<KeyGroup> {
+        let (changed, removed) = (self.groups.keys().next(), self.removed.keys().next());
+        changed.into_iter().chain(removed).min().copied()
     }
 
     /// Nothing more will come.
     pub(super) fn end(self) {
         self.to.end(self.failed.map_or(Ok(()), Err));
     }
+}
+
+/// Runs the `Serialize` of a user's type; its panic is an error.
+fn caught(encode: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+    catch_unwind(AssertUnwindSafe(encode)).unwrap_or_else(|panic| {
+        let what = format!("it panicked while it was encoded: {}", panic_message(&*panic));
+        Err(Error::new(ErrorKind::Failed, what))
+    })
 }
 
 /// The first and the last of all hashes that share `depth` high bits with `hash`.

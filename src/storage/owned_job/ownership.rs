@@ -109,12 +109,13 @@ mod tests {
         let old = open(&disk).await.unwrap();
         checkpoint(&old, 1).await.unwrap();
         let manifest = prepare(&old, 2).await.unwrap();
-        let segment = old.latest_manifest().await.unwrap().unwrap().segments().next().unwrap().clone();
+        let latest = old.latest_manifest().await.unwrap().unwrap();
+        let segment = latest.segments().next().unwrap().clone();
         let new = take_over(&disk).await.unwrap();
         checkpoint(&new, 2).await.unwrap();
         new.retire(CheckpointId(1)).await.unwrap();
 
-        let error = old.read_segment(&segment).await.unwrap_err();
+        let error = old.read_segment(&latest, &segment).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         let error = old.explain(error).await;
         assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");

@@ -1,8 +1,11 @@
 use super::*;
+use crate::checkpoint::metadata::{IncrementFile, KeyedIncrements};
 use crate::storage::test_support::*;
 use crate::storage::{
-    Disk, Fault, FaultyDisk, FileSystem, Injection, JobStorage, Opened, Operation, SharedDisk, Storage,
+    Disk, Fault, FaultyDisk, FileSystem, Injection, JobStorage, OnDisk, Opened, Operation, SharedDisk,
+    Storage,
 };
+use crate::types::{ChainId, SubtaskIndex};
 use std::path::Path;
 use std::time::Duration;
 
@@ -55,7 +58,7 @@ async fn a_checkpoint_that_is_retired_while_all_are_listed_is_left_out() {
         checkpoint(&job, id).await.unwrap();
     }
     let (listed, retired) = futures::join!(job.completed(), async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        crate::types::Clock::start().sleep(Duration::from_millis(500)).await;
         job.retire(CheckpointId(1)).await
     });
     retired.unwrap();
@@ -76,6 +79,105 @@ async fn discarding_takes_an_aborted_checkpoint_and_never_a_completed_one() {
     assert_eq!(disk.list(&at("chk-2-g1")).await.unwrap(), [""; 0]);
     assert_eq!(job.discard(CheckpointId(1)).await.unwrap_err().kind(), ErrorKind::Internal);
     assert_eq!(restore(&job).await, Some(1));
+}
+
+#[tokio::test]
+async fn state_is_written_in_pieces_of_the_size_that_the_storage_says() {
+    for (size, writes) in [(None, 1), (Some(64 << 10), 16), (Some(1 << 19), 2)] {
+        let faulty = FaultyDisk::new(memory()).traced();
+        let storage = OnDisk::new(Arc::new(faulty.clone()), "/root");
+        let storage = size.map_or(storage.clone(), |size| storage.write_buffer_size(size));
+        let job = JobStorage::new(&storage, &"job".into()).unwrap();
+        let Opened::Owned(job) = job.open(false).await.unwrap() else { panic!() };
+        job.create_location(CheckpointId(1)).await.unwrap();
+        let subtask = SubtaskId { chain: ChainId(0), index: SubtaskIndex(0) };
+        let mut file = job.state_file(CheckpointId(1), Attempt(0), subtask);
+        file.write_segment(&vec![7; (1 << 20) - 16]).await.unwrap();
+        file.finish().await.unwrap();
+        let written = faulty.trace().iter().filter(|traced| traced.operation == Operation::Write).count();
+        assert_eq!(written, writes, "{size:?}");
+    }
+}
+
+/// Completes a checkpoint that also needs the file of checkpoint 1.
+async fn checkpoint_on_1(job: &OwnedJob, id: u64) {
+    let mut manifest = prepare(job, id).await.unwrap();
+    let subtask = &mut manifest.operators[0].subtasks[0];
+    let at = subtask.lists[0].at.clone().unwrap();
+    let index = Segment { file: "chk-1-g1/state-a0-0.0".into(), crc32c: crc32c::crc32c(&state_of(1)), ..at };
+    let files = vec![IncrementFile { checkpoint: CheckpointId(1), bytes: 0, index }];
+    subtask.increments = vec![KeyedIncrements { name: "counts".into(), files, ..KeyedIncrements::default() }];
+    job.complete(&manifest).await.unwrap();
+}
+
+async fn folders(disk: &SharedDisk) -> Vec<String> {
+    let mut names = disk.list(&at("")).await.unwrap();
+    names.retain(|name| name.starts_with("chk-"));
+    names
+}
+
+#[tokio::test]
+async fn s15_7_a_folder_stays_until_no_completed_checkpoint_has_files_in_it() {
+    let disk = memory();
+    let job = open(&disk).await.unwrap();
+    checkpoint(&job, 1).await.unwrap();
+    checkpoint_on_1(&job, 2).await;
+    checkpoint_on_1(&job, 3).await;
+    job.retire(CheckpointId(1)).await.unwrap();
+    assert_eq!(retained(&job), [2, 3]);
+    prepare(&job, 4).await.unwrap();
+    job.discard(CheckpointId(4)).await.unwrap();
+    job.tidy(9).await.unwrap();
+    assert_eq!(folders(&disk).await, ["chk-1-g1", "chk-2-g1", "chk-3-g1"]);
+    // A new process finds out from the manifests.
+    drop(job);
+    let job = open(&disk).await.unwrap();
+    assert_eq!(folders(&disk).await, ["chk-1-g1", "chk-2-g1", "chk-3-g1"]);
+    job.retire(CheckpointId(2)).await.unwrap();
+    assert_eq!(folders(&disk).await, ["chk-1-g1", "chk-3-g1"]);
+    checkpoint(&job, 4).await.unwrap();
+    assert_eq!(folders(&disk).await, ["chk-1-g1", "chk-3-g1", "chk-4-g5"]);
+    job.retire(CheckpointId(3)).await.unwrap();
+    assert_eq!(folders(&disk).await, ["chk-4-g5"]);
+}
+
+#[tokio::test]
+async fn the_last_checkpoint_of_a_finished_job_keeps_what_it_needs() {
+    let disk = memory();
+    let job = open(&disk).await.unwrap();
+    checkpoint(&job, 1).await.unwrap();
+    checkpoint(&job, 2).await.unwrap();
+    checkpoint_on_1(&job, 3).await;
+    job.finish().await.unwrap();
+    drop(job);
+    storage(&disk).tidy_finished(true).await.unwrap();
+    assert_eq!(folders(&disk).await, ["chk-1-g1", "chk-3-g1"]);
+    storage(&disk).tidy_finished(false).await.unwrap();
+    assert_eq!(folders(&disk).await, [""; 0]);
+}
+
+/// What cannot be read may need anything.
+#[tokio::test]
+async fn nothing_is_deleted_while_it_is_not_known_what_is_needed() {
+    let disk = memory();
+    let job = open(&disk).await.unwrap();
+    checkpoint(&job, 1).await.unwrap();
+    checkpoint_on_1(&job, 2).await;
+    checkpoint(&job, 3).await.unwrap();
+    job.retire(CheckpointId(1)).await.unwrap();
+    drop(job);
+    let manifest = disk.read(&at("chk-2-g1/manifest")).await.unwrap();
+    disk.remove(&at("chk-2-g1/manifest")).await.unwrap();
+    let job = open(&disk).await.unwrap();
+    prepare(&job, 4).await.unwrap();
+    assert_eq!(job.discard(CheckpointId(4)).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(folders(&disk).await, ["chk-1-g1", "chk-2-g1", "chk-3-g1", "chk-4-g5"]);
+    // It is readable again.
+    disk.publish(&at("chk-2-g1/manifest"), manifest).await.unwrap();
+    job.discard(CheckpointId(4)).await.unwrap();
+    assert_eq!(folders(&disk).await, ["chk-1-g1", "chk-2-g1", "chk-3-g1"]);
+    job.retire(CheckpointId(2)).await.unwrap();
+    assert_eq!(folders(&disk).await, ["chk-3-g1"]);
 }
 
 #[tokio::test]

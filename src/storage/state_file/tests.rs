@@ -56,6 +56,33 @@ async fn it_is_written_in_few_large_pieces() {
 }
 
 #[tokio::test]
+async fn what_is_small_is_given_back_and_makes_no_file_unless_others_need_it() {
+    // The preamble counts.
+    for (len, buffer, is_shared) in
+        [(84, 1 << 20, false), (85, 1 << 20, false), (84, 7, false), (85, 7, false), (84, 7, true)]
+    {
+        let disk = disk().await;
+        let mut file = writer(&disk, None).in_memory_up_to(100).buffered(buffer);
+        let bytes: Vec<u8> = (0..len).collect();
+        let segment = file.write_segment(&bytes).await.unwrap();
+        if is_shared {
+            file.share();
+        }
+        let inline = file.finish_or_inline().await.unwrap();
+        let what = format!("{len} {buffer} {is_shared}");
+        if len == 84 && !is_shared {
+            let inline = inline.unwrap();
+            assert_eq!((inline.file.as_str(), inline.content.len()), (NAME, 100), "{what}");
+            assert_eq!(segment.within(&inline.content), Some(&*bytes), "{what}");
+            assert_eq!(disk.len(&path()).await.unwrap(), None, "{what}");
+        } else {
+            assert_eq!(inline, None, "{what}");
+            assert_eq!(read(&disk, &segment).await.unwrap(), bytes, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn no_state_makes_no_file() {
     let disk = disk().await;
     assert_eq!(writer(&disk, None).finish().await.unwrap(), 0);

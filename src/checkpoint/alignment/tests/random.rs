@@ -101,7 +101,7 @@ impl Gate {
             How::Timed if !id.is_multiple_of(3) => BarrierKind::AlignedUntil(Monotonic(10 * id + 5)),
             _ => BarrierKind::Aligned,
         };
-        Barrier { checkpoint: CheckpointId(id), triggered: Timestamp(0), kind }
+        Barrier { checkpoint: CheckpointId(id), triggered: Timestamp(0), kind, extent: Extent::Full }
     }
 
     fn step(&mut self, (what, which): (u8, u8)) {

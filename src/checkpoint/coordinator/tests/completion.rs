@@ -567,3 +567,102 @@ fn s13_3_an_abort_carries_the_latest_completed_one() {
     rig.prepared(4);
     assert!(rig.decline(4, FailureReason::TaskNotReady).contains(&aborted(4, Some(2))), "savepoints aside");
 }
+
+fn incremental(max_concurrent: u32) -> Rig {
+    Rig::manual(&settings().incremental(true).max_increments(9).max_concurrent(max_concurrent))
+}
+
+fn extents(actions: &[Action<State>]) -> Vec<Extent> {
+    let extent = |action: &Action<State>| match action {
+        Action::Trigger { extent, .. } => Some(*extent),
+        _ => None,
+    };
+    actions.iter().filter_map(extent).collect()
+}
+
+fn since(base: Option<u64>) -> Vec<Extent> {
+    vec![Extent::Incremental { base: base.map(CheckpointId), limit: 9 }]
+}
+
+#[test]
+fn an_increment_builds_on_the_last_completed_checkpoint_and_never_on_a_failed_one() {
+    let mut rig = incremental(1);
+    rig.request(1);
+    assert_eq!(extents(&rig.prepared(1)), since(None));
+    rig.decline(1, FailureReason::TaskNotReady);
+    rig.on(Event::Cleaned { checkpoint: cp(1) });
+    rig.request(2);
+    rig.up_to_persist(2, false);
+    rig.persisted(2, Ok(()));
+    for failed in [3, 4] {
+        rig.request(failed);
+        assert_eq!(extents(&rig.prepared(failed)), since(Some(2)));
+        rig.decline(failed, FailureReason::TaskNotReady);
+        rig.on(Event::Cleaned { checkpoint: cp(failed) });
+    }
+    rig.request(5);
+    assert_eq!(extents(&rig.prepared(5)), since(Some(2)));
+}
+
+#[test]
+fn savepoints_are_full_and_complete_in_themselves() {
+    let mut rig = incremental(1);
+    rig.request(1);
+    rig.up_to_persist(1, false);
+    rig.persisted(1, Ok(()));
+    rig.savepoint(2, true);
+    assert_eq!(extents(&rig.prepared(2)), [Extent::Full]);
+}
+
+#[test]
+fn s15_7_a_base_is_retired_only_when_nothing_under_way_builds_on_it() {
+    let mut rig = incremental(3);
+    rig.request(1);
+    rig.up_to_persist(1, false);
+    rig.persisted(1, Ok(()));
+    for id in [2, 3] {
+        rig.request(id);
+        assert_eq!(extents(&rig.prepared(id)), since(Some(1)));
+    }
+    for from in [SOURCE, SINK] {
+        rig.ack(2, from);
+    }
+    let actions = rig.persisted(2, Ok(()));
+    assert!(!actions.contains(&retire(1)), "3 builds on it");
+    assert!(rig.coordinator.is_known(cp(1)), "an ack that comes late does not delete it");
+    rig.ack(3, SOURCE);
+    let actions = rig.ack(3, SINK);
+    assert!(!actions.contains(&retire(1)), "and is being committed");
+    let actions = rig.persisted(3, Ok(()));
+    assert!(actions.contains(&retire(1)) && actions.contains(&retire(2)), "{actions:?}");
+}
+
+#[test]
+fn a_base_is_free_when_what_built_on_it_fails_but_not_while_its_commit_is_in_doubt() {
+    for in_doubt in [false, true] {
+        let mut rig = incremental(3);
+        rig.request(1);
+        rig.up_to_persist(1, false);
+        rig.persisted(1, Ok(()));
+        for id in [2, 3] {
+            rig.request(id);
+            rig.prepared(id);
+        }
+        for id in [2, 3] {
+            for from in [SOURCE, SINK] {
+                rig.ack(id, from);
+            }
+            if id == 2 {
+                assert!(!rig.persisted(2, Ok(())).contains(&retire(1)));
+            }
+        }
+        if in_doubt {
+            let message = "nobody knows".into();
+            assert!(!rig.persisted(3, Err(PersistFailure::Unknown { message })).contains(&retire(1)));
+            assert!(rig.persisted(3, Ok(())).contains(&retire(1)));
+        } else {
+            let message = "no".into();
+            assert!(rig.persisted(3, Err(PersistFailure::Failed { message })).contains(&retire(1)));
+        }
+    }
+}
