@@ -11,7 +11,7 @@ use std::time::Duration;
 use strandline::prelude::*;
 
 fn describe(dir: &Path, gate: &Gate, retention: Retention) -> Environment {
-    let checkpointing = Checkpointing::every(Duration::from_secs(3600)).on_cancellation(retention);
+    let checkpointing = Checkpointing::every(Duration::from_secs(100_000_000)).on_cancellation(retention);
     let env = Environment::builder()
         .parallelism(2)
         .checkpointing(checkpointing)

@@ -11,7 +11,7 @@ use strandline::{EnvironmentBuilder, JobHandle};
 
 /// Checkpoints only when asked for.
 fn checkpointed() -> EnvironmentBuilder {
-    Environment::builder().checkpointing(Checkpointing::every(Duration::from_secs(3600)))
+    Environment::builder().checkpointing(Checkpointing::every(Duration::from_secs(100_000_000)))
 }
 
 fn restarted() -> EnvironmentBuilder {

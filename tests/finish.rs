@@ -51,7 +51,7 @@ fn what_finish_emits_is_not_emitted_again_after_a_restore() {
     let (emitted, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let env = Environment::builder()
         .parallelism(1)
-        .checkpointing(Checkpointing::every(Duration::from_secs(3600)))
+        .checkpointing(Checkpointing::every(Duration::from_secs(100_000_000)))
         .restart(RestartStrategy::fixed_delay(1, Duration::ZERO))
         .build()
         .unwrap();

@@ -157,7 +157,7 @@ fn fields_are_exact_after_panics_anywhere_and_in_new_processes() {
 fn environment(parallelism: u32, storage: &Memory) -> Environment {
     Environment::builder()
         .parallelism(parallelism)
-        .checkpointing(Checkpointing::every(Duration::from_secs(3600)).tolerable_failures(u32::MAX))
+        .checkpointing(Checkpointing::every(Duration::from_secs(100_000_000)).tolerable_failures(u32::MAX))
         .storage(storage.clone())
         .restart(RestartStrategy::fixed_delay(1, Duration::from_secs(1)))
         .build()
@@ -223,7 +223,7 @@ fn fields_that_cannot_be_restored_restart_the_job_and_name_the_operator() {
                 let storage = Memory::new();
                 let env = Environment::builder()
                     .parallelism(1)
-                    .checkpointing(Checkpointing::every(Duration::from_secs(3600)))
+                    .checkpointing(Checkpointing::every(Duration::from_secs(100_000_000)))
                     .storage(storage)
                     .restart(RestartStrategy::fixed_delay(2, Duration::ZERO))
                     .build()

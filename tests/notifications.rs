@@ -108,8 +108,8 @@ fn check(log: &Log, what: &str) -> (usize, usize) {
     (complete, aborted)
 }
 
-fn hourly() -> Checkpointing {
-    Checkpointing::every(Duration::from_secs(3600)).tolerable_failures(u32::MAX)
+fn rarely() -> Checkpointing {
+    Checkpointing::every(Duration::from_secs(100_000_000)).tolerable_failures(u32::MAX)
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn s13_1_ids_are_strictly_increasing_and_aborts_are_told() {
             let disk = FaultyDisk::new(Arc::clone(&inner)).fail_once_at(point, Fault::NoEffect);
             let disk: SharedDisk = Arc::new(disk);
             let (end, events) = virtual_process(in_time(&what, async {
-                let (env, gate) = describe(&disk, hourly().max_concurrent(concurrent), &log);
+                let (env, gate) = describe(&disk, rarely().max_concurrent(concurrent), &log);
                 let Ok(job) = env.start_local("listening").await else { return (None, Vec::new()) };
                 let mut events = job.events();
                 running(&job).await;
@@ -160,7 +160,7 @@ fn s11_4_a_finished_job_has_committed_everything_and_stays_finished() {
     let disk: SharedDisk = Arc::new(MemoryDisk::new());
     let log = Log::default();
     virtual_process(in_time("a whole job", async {
-        let (env, gate) = describe(&disk, hourly(), &log);
+        let (env, gate) = describe(&disk, rarely(), &log);
         gate.open_to(u64::MAX);
         let job = env.start_local("finished").await.unwrap();
         assert_eq!(job.wait().await.unwrap(), JobStatus::Finished);
@@ -170,7 +170,7 @@ fn s11_4_a_finished_job_has_committed_everything_and_stays_finished() {
     virtual_process(in_time("once more", async {
         assert_eq!(sorted(visible_lines(&*disk, Path::new("out")).await), expected());
         let before = tree(&*disk, Path::new("")).await;
-        let (env, _) = describe(&disk, hourly(), &log);
+        let (env, _) = describe(&disk, rarely(), &log);
         let job = env.start_local("finished").await.unwrap();
         assert_eq!(*job.status().borrow(), JobStatus::Finished);
         assert_eq!(job.wait().await.unwrap(), JobStatus::Finished);
@@ -183,7 +183,7 @@ fn s11_4_a_finished_job_has_committed_everything_and_stays_finished() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(in_time("once more on threads", async {
         let before = tree(&*disk, Path::new("")).await;
-        let (env, _) = describe(&disk, hourly(), &log);
+        let (env, _) = describe(&disk, rarely(), &log);
         let job = env.start("finished").await.unwrap();
         assert_eq!(*job.status().borrow(), JobStatus::Finished);
         assert!(job.checkpoint().await.is_err());
@@ -272,7 +272,7 @@ fn second_fails_when_it_is_told(name: &str, how: How) -> (Vec<(&'static str, Tol
     let why = virtual_process(in_time("one fails when it is told", async {
         let env = Environment::builder()
             .parallelism(1)
-            .checkpointing(hourly())
+            .checkpointing(rarely())
             .storage(strandline::storage::Memory::new())
             .restart(RestartStrategy::fixed_delay(1, Duration::ZERO))
             .build()
@@ -321,7 +321,7 @@ fn s13_8_operators_are_told_on_their_own_thread_between_records() {
     runtime.block_on(in_time("many checkpoints of a busy job", async {
         let env = Environment::builder()
             .parallelism(2)
-            .checkpointing(hourly())
+            .checkpointing(rarely())
             .storage(strandline::storage::Memory::new())
             .build()
             .unwrap();
@@ -350,7 +350,7 @@ fn s13_4_who_has_stopped_or_began_from_it_hears_nothing_of_a_checkpoint() {
         let disk: SharedDisk = Arc::new(FaultyDisk::new(inner).failing(slow.from(2)));
         let env = Environment::builder()
             .parallelism(1)
-            .checkpointing(hourly())
+            .checkpointing(rarely())
             .storage(OnDisk::new(disk, "checkpoints"))
             .restart(RestartStrategy::fixed_delay(1, Duration::ZERO))
             .build()
@@ -389,7 +389,7 @@ fn s13_3_word_of_an_abort_does_not_repeat_what_was_restored() {
     for (life, stop) in [(0, 10), (1, 20)] {
         let disk: SharedDisk = Arc::new(FaultyDisk::new(Arc::clone(&inner)).failing(fails()));
         virtual_process(in_time("two lives", async {
-            let (env, gate) = describe(&disk, hourly(), &log);
+            let (env, gate) = describe(&disk, rarely(), &log);
             let job = env.start_local("restored").await.unwrap();
             running(&job).await;
             gate.open_to(stop);

@@ -41,7 +41,7 @@ impl Setting {
 
     fn describe(&self) -> (Environment, Gate) {
         let checkpointing =
-            Checkpointing::every(Duration::from_secs(3600)).tolerable_failures(self.tolerated);
+            Checkpointing::every(Duration::from_secs(100_000_000)).tolerable_failures(self.tolerated);
         let env = Environment::builder()
             .parallelism(2)
             .storage(FileSystem::at(&self.checkpoints))

@@ -299,7 +299,9 @@ fn s10_4_what_was_pre_committed_for_an_aborted_checkpoint_is_committed_with_the_
         let disk: SharedDisk = Arc::new(FaultyDisk::new(Arc::new(MemoryDisk::new())).failing(fails));
         let env = Environment::builder()
             .parallelism(1)
-            .checkpointing(Checkpointing::every(Duration::from_secs(3600)).tolerable_failures(u32::MAX))
+            .checkpointing(
+                Checkpointing::every(Duration::from_secs(100_000_000)).tolerable_failures(u32::MAX),
+            )
             .storage(OnDisk::new(disk, "checkpoints"))
             .build()
             .unwrap();

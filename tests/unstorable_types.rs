@@ -12,7 +12,7 @@ use strandline::prelude::*;
 fn environment() -> Environment {
     Environment::builder()
         .parallelism(1)
-        .checkpointing(Checkpointing::every(Duration::from_secs(3600)))
+        .checkpointing(Checkpointing::every(Duration::from_secs(100_000_000)))
         .restart(RestartStrategy::fixed_delay(1000, Duration::ZERO))
         .build()
         .unwrap()

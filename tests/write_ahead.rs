@@ -80,7 +80,7 @@ fn describe(env: &Environment, sink: WriteAhead<Table, DiskCommitter>) -> Gate {
 fn environment(storage: &Memory) -> Environment {
     Environment::builder()
         .parallelism(2)
-        .checkpointing(Checkpointing::every(Duration::from_secs(3600)).tolerable_failures(u32::MAX))
+        .checkpointing(Checkpointing::every(Duration::from_secs(100_000_000)).tolerable_failures(u32::MAX))
         .storage(storage.clone())
         .restart(RestartStrategy::fixed_delay(3, Duration::from_secs(1)))
         .build()

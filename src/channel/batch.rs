@@ -15,50 +15,50 @@ pub struct Batch<T> {
 /// The most records that a batch holds.
 const MOST: usize = 1024;
 
-/// The hashes of a batch's records, by place: the batch says how many there are. Room for all of them is always there, so that putting
-/// one in asks for nothing.
+/// The hashes of a batch's records, by place: the batch says how many there are. Room is there for all of them or for none, so that putting
+/// one in is one look and one store.
 #[derive(Clone, Default)]
-pub struct Hashes(Option<Box<[u64; MOST]>>);
+pub struct Hashes(Box<[u64]>);
 
 impl Hashes {
     /// Room for hashes.
     #[must_use]
     pub fn with_room() -> Self {
-        Self(Some(Box::new([0; MOST])))
+        Self(vec![0; MOST].into())
     }
 
     /// These, if they are not too many.
     #[must_use]
     pub fn of(hashes: &[u64]) -> Option<Self> {
-        let mut all = Box::new([0; MOST]);
-        all.get_mut(..hashes.len())?.copy_from_slice(hashes);
-        Some(Self(Some(all)))
+        let mut all = Self::with_room();
+        all.0.get_mut(..hashes.len())?.copy_from_slice(hashes);
+        Some(all)
     }
 
     /// Whether the records have hashes.
     #[must_use]
     pub fn is_some(&self) -> bool {
-        self.0.is_some()
+        !self.0.is_empty()
     }
 
     /// Puts in the hash of the record at `place`, which is below the batch's capacity.
     #[inline]
     pub fn put(&mut self, place: usize, hash: u64) {
-        if let Some(hashes) = &mut self.0 {
-            hashes[place % MOST] = hash;
+        if let Some(slot) = self.0.get_mut(place) {
+            *slot = hash;
         }
     }
 
     /// Those of the first `n` records.
     #[must_use]
     pub fn first(&self, n: usize) -> &[u64] {
-        self.0.as_ref().and_then(|hashes| hashes.get(..n)).unwrap_or_default()
+        self.0.get(..n).unwrap_or_default()
     }
 
     /// Forgets the first `n` of so many.
     pub fn forget_first(&mut self, n: usize, of: usize) {
-        if let Some(hashes) = self.0.as_mut().filter(|_| n <= of && of <= MOST) {
-            hashes.copy_within(n..of, 0);
+        if n <= of && of <= self.0.len() {
+            self.0.copy_within(n..of, 0);
         }
     }
 }

@@ -20,6 +20,8 @@ const SPARE: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Hints {
     slots: Box<[u32]>,
+    /// One less than there are slots; 0 without any.
+    mask: usize,
 }
 
 /// Of a place: as many bits as a page has places that slots of an index can lead to.
@@ -30,7 +32,7 @@ impl Hints {
     #[allow(clippy::cast_possible_truncation)] // as many bits as there are slots
     fn slot(&self, hash: u64) -> usize {
         // Bits that are neither a page's nor a tag's.
-        (hash >> 20) as usize & self.slots.len().wrapping_sub(1)
+        (hash >> 20) as usize & self.mask
     }
 
     /// The page and the place to look at first.
@@ -62,6 +64,7 @@ impl Hints {
     fn resize(&mut self, entries: usize) {
         let slots = (entries * SPARE * 2).next_power_of_two().clamp(LEAST, MOST);
         self.slots = vec![0; if entries * SPARE > MOST { NEXT } else { slots }].into();
+        self.mask = self.slots.len() - 1;
     }
 
     /// Bytes of memory that it holds.
