@@ -159,6 +159,7 @@ fn snapshot(index: u32, handles: &SubtaskHandles, now: Duration) -> SubtaskMetri
         operator: operator.clone(),
         records_in: counters.records_in.get(),
         records_out: counters.records_out.get(),
+        records_skipped: counters.records_skipped.get(),
     });
     SubtaskMetrics {
         subtask: SubtaskIndex(index),

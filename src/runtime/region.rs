@@ -324,8 +324,7 @@ impl RegionSupervisor {
     }
 
     fn after_failure(&mut self, error: Error, ctx: &mut Context<Self>) {
-        // Running the same program on the same data again will not mend the other kinds.
-        if !matches!(error.kind(), ErrorKind::Failed | ErrorKind::Storage) {
+        if !error.is_recoverable() {
             return self.conclude(RegionReport::Failed(error));
         }
         match self.decide(&error) {
