@@ -64,7 +64,7 @@ impl Handler<u64> for Picky {
         let key = *ctx.key();
         ctx.emit((key, n));
         // Often enough that some calls come upon what others have left in the buffer.
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             ctx.emit_iter((0..5).map(move |i| (key, 1_000 + i)));
             ctx.emit((key, 2_000));
             self.aside.emit_iter(ctx, std::iter::repeat_n(number, 2));

@@ -29,12 +29,15 @@ pub struct ErrorPolicy {
     letters: Vec<Letters>,
 }
 
+/// Declares the side output of this name, and gives the [`Keep`] for it.
+type Declare = fn(&str, &mut Sides) -> Result<Box<dyn Any>, Error>;
+
 /// That records of one type become dead letters.
 #[derive(Clone)]
 struct Letters {
     record: TypeId,
     name: Arc<str>,
-    declare: fn(&str, &mut Sides) -> Result<Box<dyn Any>, Error>,
+    declare: Declare,
 }
 
 /// The same at work: how to keep a record of type `T`, and where to.
@@ -59,7 +62,7 @@ impl ErrorPolicy {
         if self.letters.iter().any(|letters| letters.record == record) {
             return false;
         }
-        let declare = |name: &str, sides: &mut Sides| -> Result<Box<dyn Any>, Error> {
+        let declare: Declare = |name, sides| {
             let out = sides.declare(&OutputTag::<DeadLetter<T>>::new(name))?;
             let put = |sides: &mut Sides, to, letter| sides.put(to, |out| out.push(letter));
             Ok(Box::new(Keep::<T> { out, copy: T::clone, put }))
