@@ -71,6 +71,7 @@ struct Inner {
     subtask: Option<SubtaskIndex>,
     checkpoint: Option<CheckpointId>,
     path: Option<PathBuf>,
+    recoverable: bool,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -85,6 +86,7 @@ impl Error {
             subtask: None,
             checkpoint: None,
             path: None,
+            recoverable: true,
             source: None,
         }))
     }
@@ -100,6 +102,42 @@ impl Error {
             Ok(error) => *error,
             Err(cause) => Self::new(kind, message).because(cause),
         }
+    }
+
+    /// An error of your code that running again cannot mend: whatever the restart strategy says the job is not restarted, and no
+    /// [error policy](crate::Stream::skip_errors) lets it pass. Take it for what only gets worse by trying again, such as a
+    /// password that is refused. It is found also as the [source](std::error::Error::source) of another error.
+    ///
+    /// ```
+    /// # use strandline::prelude::*;
+    /// fn connect(accepted: bool) -> Result {
+    ///     if !accepted {
+    ///         return Err(Error::non_recoverable("the password was refused").into());
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # let error = Error::from_cause(ErrorKind::Failed, "", connect(false).unwrap_err());
+    /// # assert!(!error.is_recoverable());
+    /// ```
+    ///
+    /// Its kind is [`ErrorKind::Failed`]. (Flink: `ThrowableType.NonRecoverableError`.)
+    pub fn non_recoverable(cause: impl Into<BoxError>) -> Self {
+        let mut error =
+            Self::new(ErrorKind::Failed, "marked as an error that no restart can mend").because(cause);
+        error.0.recoverable = false;
+        error
+    }
+
+    /// Whether running the same program on the same data again might mend it: it is [`Failed`](ErrorKind::Failed) or
+    /// [`Storage`](ErrorKind::Storage), and neither it nor one of its causes is [marked](Self::non_recoverable).
+    #[must_use]
+    pub fn is_recoverable(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Failed | ErrorKind::Storage) && !is_marked(self)
+    }
+
+    /// Whether an error of user code may be passed over: it is not one that no restart can mend.
+    pub(crate) fn may_pass(error: &BoxError) -> bool {
+        error.downcast_ref::<Self>().map_or_else(|| !is_marked(&**error), Self::is_recoverable)
     }
 
     /// Names the job. A name already there stays: the first to know knows best. So do the other setters.
@@ -178,6 +216,12 @@ impl Error {
     fn cause(&self) -> Option<&Self> {
         self.0.source.as_deref()?.downcast_ref()
     }
+}
+
+/// Whether an error, or one of its causes, is [marked](Error::non_recoverable).
+fn is_marked(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| cause.downcast_ref::<Error>().is_some_and(|error| !error.0.recoverable))
 }
 
 impl From<MaxParallelismError> for Error {
@@ -274,6 +318,31 @@ mod tests {
             own.to_string(),
             "failed: outer [operator `own`, subtask 4]: inner [operator `op`, subtask 3, path /x]"
         );
+    }
+
+    #[test]
+    fn a_marked_error_is_found_however_deep_and_other_kinds_never_recover() {
+        #[derive(Debug)]
+        struct Outer(Error);
+        impl fmt::Display for Outer {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("outer")
+            }
+        }
+        impl std::error::Error for Outer {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        let recoverable =
+            |error: Error| (error.is_recoverable(), Error::may_pass(&BoxError::from(Outer(error))));
+        assert_eq!(recoverable(Error::new(ErrorKind::Failed, "plain")), (true, true));
+        assert_eq!(recoverable(Error::non_recoverable("marked")), (false, false));
+        let nested = Error::new(ErrorKind::Storage, "x").because(Outer(Error::non_recoverable("marked")));
+        assert_eq!(recoverable(nested.operator(&"op".into())), (false, false));
+        let program = Error::new(ErrorKind::Program, "fault");
+        assert!(!program.is_recoverable() && !Error::may_pass(&program.into()));
+        assert!(Error::may_pass(&"text".into()));
     }
 
     #[test]

@@ -102,10 +102,10 @@ pub use job::{
 };
 pub use operator::{
     BoxFuture, BroadcastContext, BroadcastHandler, BroadcastInput, Checkpointed, CheckpointedAsync, Claim,
-    CommitRetries, Context, Handler, Inputs, KeyedInput, OpenTransaction, Operator, OperatorContext,
-    OutputTag, PlainInput, PortList, Preparation, RecoveryContext, Replay, Setup, SideAccess, SideOutput,
-    Sink, SinkWriter, Source, SourceReader, StartContext, SubtaskContext, TransactionContext,
-    TransactionTimeout, TransactionWriter, TwoPhase, TwoPhaseCommit, Unkeyed,
+    CommitRetries, Context, DeadLetter, Handler, Inputs, KeyedInput, OpenTransaction, Operator,
+    OperatorContext, OutputTag, PlainInput, PortList, Preparation, RecoveryContext, Replay, Setup,
+    SideAccess, SideOutput, Sink, SinkWriter, Source, SourceReader, StartContext, SubtaskContext,
+    TransactionContext, TransactionTimeout, TransactionWriter, TwoPhase, TwoPhaseCommit, Unkeyed,
 };
 pub use restart::RestartStrategy;
 #[doc(no_inline)]
@@ -135,9 +135,10 @@ pub mod prelude {
     pub use crate::{BoxFuture, RecoveryContext, SinkWriter, SourceReader, SubtaskContext};
     pub use crate::{
         BroadcastContext, BroadcastHandler, BroadcastStream, CancelOnDrop, CancellationToken, Checkpointed,
-        CheckpointedAsync, Checkpointing, Connected, Context, Environment, Error, ErrorKind, Handler,
-        JobEvent, JobHandle, JobStatus, KeyedStream, Operator, OperatorContext, OperatorPipe, OutputTag,
-        Pipe, RestartStrategy, Result, Retention, Setup, SideOutput, Sink, Source, Stream, Unkeyed,
+        CheckpointedAsync, Checkpointing, Connected, Context, DeadLetter, Environment, Error, ErrorKind,
+        Handler, JobEvent, JobHandle, JobStatus, KeyedStream, Operator, OperatorContext, OperatorPipe,
+        OutputTag, Pipe, RestartStrategy, Result, Retention, Setup, SideOutput, Sink, Source, Stream,
+        Unkeyed,
     };
 }
 

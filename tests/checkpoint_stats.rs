@@ -52,6 +52,7 @@ impl SinkWriter<(u32, u64)> for Slow {
 fn describe(disk: SharedDisk, checkpointing: Checkpointing) -> (Environment, [Gate; 2]) {
     let env = Environment::builder()
         .parallelism(1)
+        .seed(1)
         .checkpointing(checkpointing)
         .storage(OnDisk::new(disk, "checkpoints"))
         .build()
@@ -147,6 +148,7 @@ fn who_comes_after_a_subtask_that_is_held_up_snapshots_at_once_where_barriers_ov
     virtual_process(in_time("an unaligned checkpoint with a subtask that is held up", async {
         let env = Environment::builder()
             .parallelism(1)
+            .seed(1)
             .checkpointing(hourly().unaligned())
             .storage(Memory::new())
             .build()
@@ -177,6 +179,7 @@ fn records_in_flight_are_told_of_the_subtask_they_were_on_their_way_to() {
         let disk: SharedDisk = Arc::new(MemoryDisk::new());
         let env = Environment::builder()
             .parallelism(1)
+            .seed(1)
             .checkpointing(hourly().unaligned())
             .storage(OnDisk::new(Arc::clone(&disk), "checkpoints"))
             .build()

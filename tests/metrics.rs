@@ -593,6 +593,7 @@ fn figures_are_plain_data_for_any_format() {
     assert_eq!(json["checkpoints"]["last_completed"], serde_json::Value::Null);
     let subtask = &json["chains"][0]["subtasks"][0];
     assert_eq!((&subtask["back_pressured_seconds"], &subtask["watermark"]), (&2.0.into(), &().into()));
-    let sink = serde_json::json!({ "operator": "slow", "records_in": 200, "records_out": 0 });
+    let sink =
+        serde_json::json!({ "operator": "slow", "records_in": 200, "records_out": 0, "records_skipped": 0 });
     assert_eq!(subtask["operators"][1], sink);
 }

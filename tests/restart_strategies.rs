@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use strandline::prelude::*;
-use strandline::restart::{Failure, RestartDecision, RestartPolicy, Restarts};
+use strandline::restart::{Failure, FailureOutcome, FailureRecord, RestartDecision, RestartPolicy, Restarts};
 use strandline::types::Monotonic;
 use strandline::{EnvironmentBuilder, JobHandle};
 use tokio::sync::broadcast;
@@ -328,4 +328,84 @@ fn s12_12_what_a_restart_cannot_mend_is_final_and_the_policy_not_asked() {
     assert_eq!(error.kind(), ErrorKind::Program);
     assert!(error.to_string().contains("it can never work"), "{error}");
     assert!(!error.to_string().contains("policy"), "it was asked: {error}");
+}
+
+#[test]
+fn s12_12_an_error_that_is_marked_is_final_under_every_strategy() {
+    let (error, failures) = virtual_process(in_time("a marked error", async {
+        let env = checkpointed().restart_policy(|| Panicking).parallelism(1).build().unwrap();
+        env.source("numbers", Iter::new(0..3_u64))
+            .try_map(|_| Err::<u64, _>(Error::non_recoverable("the password was refused").into()))
+            .sink("out", Collect::new());
+        let job = env.start_local("marked").await.unwrap();
+        (job.wait().await.unwrap_err(), job.failures())
+    }));
+    assert_eq!(error.kind(), ErrorKind::Failed);
+    assert!(error.to_string().contains("the password was refused"), "{error}");
+    assert!(!error.to_string().contains("policy"), "it was asked: {error}");
+    assert_eq!(outcomes(&failures), [(0, FailureOutcome::Failed)]);
+}
+
+fn outcomes(failures: &[FailureRecord]) -> Vec<(u32, FailureOutcome)> {
+    failures.iter().map(|failure| (failure.attempt.0, failure.outcome)).collect()
+}
+
+#[test]
+fn the_history_says_of_each_failure_where_why_and_what_followed() {
+    let story = async {
+        let fragile = Fragile(Arc::new(Mutex::new([10, 20, 30].into())));
+        let env = checkpointed().restart(RestartStrategy::fixed_delay(2, Duration::from_secs(5)));
+        let (env, _) = describe(env, Numbers { splits: 1, len: 40, gate: Gate::open() }, &fragile);
+        let job = env.start_local("history").await.unwrap();
+        assert!(job.failures().is_empty());
+        (job.wait().await.unwrap_err(), job.failures())
+    };
+    let (error, failures) = virtual_process(in_time("a history", story));
+    let restart = FailureOutcome::Restart { after: Duration::from_secs(5) };
+    assert_eq!(outcomes(&failures), [(0, restart), (1, restart), (2, FailureOutcome::Failed)]);
+    for (failure, at) in failures.iter().zip([10, 20, 30]) {
+        assert!(failure.error.to_string().ends_with(&format!("injected at {at}")), "{}", failure.error);
+        assert!(failure.error.to_string().contains("job `history`"), "{}", failure.error);
+        assert_eq!(failure.operator().unwrap().as_str(), "fragile");
+        assert_eq!((failure.subtask().unwrap().0, failure.consequences), (0, 0));
+    }
+    assert!(failures.is_sorted_by_key(|failure| failure.at));
+    assert!(error.to_string().ends_with("injected at 30"), "the root cause: {error}");
+}
+
+#[test]
+fn what_fails_while_an_attempt_is_being_stopped_is_counted_with_its_root_cause() {
+    let story = async {
+        let env = checkpointed().parallelism(2).restart(RestartStrategy::none()).build().unwrap();
+        // Both subtasks fail in the same turn of the thread, before either can be told to stop.
+        env.source("numbers", Numbers { splits: 2, len: 1, gate: Gate::open() })
+            .try_map(|(split, _)| Err::<u64, _>(format!("injected into {split}").into()))
+            .sink("out", Collect::new());
+        let job = env.start_local("cascade").await.unwrap();
+        (job.wait().await.unwrap_err(), job.failures())
+    };
+    let (error, failures) = virtual_process(in_time("a cascade", story));
+    assert_eq!(outcomes(&failures), [(0, FailureOutcome::Failed)]);
+    assert_eq!(failures[0].consequences, 1);
+    let root = std::error::Error::source(&failures[0].error).unwrap().to_string();
+    assert!(root.starts_with("injected into "), "{root}");
+    assert!(error.to_string().ends_with(&root), "the root cause {root}: {error}");
+}
+
+#[test]
+fn a_cancel_during_the_wait_is_what_followed_the_failure() {
+    let story = async {
+        let fragile = Fragile(Arc::new(Mutex::new([10].into())));
+        let env = checkpointed().restart(RestartStrategy::fixed_delay(9, Duration::from_secs(100_000)));
+        let (env, _) = describe(env, Numbers { splits: 1, len: 40, gate: Gate::open() }, &fragile);
+        let job = env.start_local("cancelled-waiting").await.unwrap();
+        job.status().wait_for(|status| *status == JobStatus::Restarting).await.unwrap();
+        let waiting = job.failures();
+        assert_eq!(job.cancel().await.unwrap(), JobStatus::Cancelled);
+        (waiting, job.failures())
+    };
+    let (waiting, after) = virtual_process(in_time("a cancel", story));
+    let restart = FailureOutcome::Restart { after: Duration::from_secs(100_000) };
+    assert_eq!(outcomes(&waiting), [(0, restart)]);
+    assert_eq!(outcomes(&after), [(0, FailureOutcome::Cancelled)]);
 }

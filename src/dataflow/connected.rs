@@ -59,7 +59,7 @@ impl<K, L: PortList> Connected<K, L> {
         let id = OperatorId::from(uid);
         self.draft.name(&id, OperatorKind::Operator);
         let recipe = OperatorRecipe::new(id, factory);
-        Stream::new(self.draft, HeadPipe { inputs: self.inputs, recipe })
+        Stream::new(self.draft, HeadPipe::<_, _, _, false> { inputs: self.inputs, recipe })
     }
 
     /// Sets how many subtasks the operator that follows has, and what is fused with it: see [`Stream::parallelism`].

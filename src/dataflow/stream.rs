@@ -10,11 +10,12 @@ use super::{Connected, KeyedStream};
 use crate::channel::Record;
 use crate::error::Result;
 use crate::operator::{
-    BroadcastInput, Handler, Operator, OutputTag, PlainInput, Setup, Sink, SinkEnd, Source, SourceEnd,
-    TakenSide, Unkeyed,
+    BroadcastInput, DeadLetter, Handler, Operator, OutputTag, PlainInput, Setup, Sink, SinkEnd, Source,
+    SourceEnd, TakenSide, Unkeyed,
 };
 use crate::state::Key;
 use crate::types::{OperatorId, Port};
+use std::any::{TypeId, type_name};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -61,7 +62,8 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
         Stream::new(self.draft, MapPipe { up: self.pipe, f, to: PhantomData })
     }
 
-    /// Makes one record of each, or fails; a failure restarts the job by its restart strategy.
+    /// Makes one record of each, or fails; a failure restarts the job by its restart strategy. Where it is not to, take `map` to a `Result`
+    /// and [`split`](Self::split).
     pub fn try_map<U, F>(self, f: F) -> Stream<U, impl Pipe<Out = U>>
     where
         U: 'static,
@@ -134,7 +136,7 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
         let id = OperatorId::from(uid);
         self.draft.name(&id, OperatorKind::Operator);
         let recipe = OperatorRecipe::new(id, factory);
-        Stream::new(self.draft, ProcessPipe::<P, O, F, false> { up: self.pipe, recipe })
+        Stream::new(self.draft, ProcessPipe::<P, O, F, false, false> { up: self.pipe, recipe })
     }
 
     /// Makes a stream of a side output of the operator just before: what it emits with
@@ -163,6 +165,92 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
         }
         let pipe = self.pipe.with_side(TakenSide::new(tag, edge));
         (Stream::new(self.draft, pipe), Stream::new(side, Edge::new()))
+    }
+
+    /// Skips records for which a handler of the operator just before gives an error, instead of failing: what the call has emitted is
+    /// dropped, and the record is [counted](crate::OperatorMetrics::records_skipped) and logged. **What it has written into states stays**, so
+    /// check first and write then. So does what it has changed in fields of its own.
+    ///
+    /// A panic is never skipped, nor an error that no restart can mend ([`Error::is_recoverable`](crate::Error::is_recoverable)), nor what
+    /// `open`, `finish` and the like say, nor an error while an iterator is pulled that was emitted by a call long over. After a restart a record that comes
+    /// again is handled, perhaps skipped, and counted again.
+    ///
+    /// Skipping loses data for the sake of going on. Take it where a record that cannot be processed is worth nothing; where someone is to look at it,
+    /// take [`dead_letters`](Self::dead_letters). The price is some ten nanoseconds per record.
+    pub fn skip_errors(self) -> Stream<T, impl OperatorPipe<Out = T, Operator = P::Operator>>
+    where
+        P: OperatorPipe,
+    {
+        let mut errors = self.pipe.errors().clone();
+        errors.skip = true;
+        Stream::new(self.draft, self.pipe.with_errors(errors))
+    }
+
+    /// Makes a stream of the records for which a handler of the operator just before gives an error, with the error; the job goes on. It is a
+    /// side output like those of [`side_output`](Self::side_output), which the factory need not declare, and exactly once like them. Otherwise
+    /// like [`skip_errors`](Self::skip_errors): what the call has emitted is dropped, **what it has written into states stays**, and the
+    /// record is counted.
+    ///
+    /// An operator with inputs of several types can have one such stream for each. Errors about records of other types fail the job,
+    /// unless [`skip_errors`](Self::skip_errors) is called, too. Each record is cloned before it is handled, in case it fails.
+    ///
+    /// ```
+    /// use strandline::prelude::*;
+    ///
+    /// struct Parse;
+    ///
+    /// impl Operator for Parse {
+    ///     type Key = Unkeyed;
+    ///     type Out = u32;
+    /// }
+    ///
+    /// impl Handler<String> for Parse {
+    ///     fn handle(&mut self, line: String, ctx: &mut Context<'_, Self>) -> Result {
+    ///         ctx.emit(line.parse()?);
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result {
+    /// # let env = Environment::builder().parallelism(1).build()?;
+    /// # let (out, bad) = (Collect::new(), Collect::new());
+    /// let (numbers, letters) = env
+    ///     .source("lines", Iter::new(["1", "two", "3"].map(String::from)))
+    ///     .process("parse", |_| Ok(Parse))
+    ///     .dead_letters(&OutputTag::<DeadLetter<String>>::new("not a number"));
+    /// numbers.sink("numbers", out.clone());
+    /// letters.map(|letter| format!("{}: {}", letter.record, letter.error)).sink("bad lines", bad.clone());
+    /// # env.execute("dead-letters").await?;
+    /// # assert_eq!(out.records(), [1, 3]);
+    /// # assert_eq!(bad.records(), ["two: invalid digit found in string"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// It is an error at the start that the operator takes no records of this type, or that there is such a stream of them already.
+    pub fn dead_letters<R: Record>(
+        self,
+        tag: &OutputTag<DeadLetter<R>>,
+    ) -> (Stream<T, impl OperatorPipe<Out = T, Operator = P::Operator>>, Stream<DeadLetter<R>>)
+    where
+        P: OperatorPipe,
+    {
+        let mut errors = self.pipe.errors().clone();
+        let (operator, record) = (self.draft.last().clone(), type_name::<R>());
+        let fault = if !self.pipe.takes(TypeId::of::<R>()) {
+            Some(format!(
+                "dead letters of `{operator}` are to hold records of type `{record}`, which it does not take: name in the tag a type that                  it has a handler for"
+            ))
+        } else if !errors.add_letters(tag) {
+            Some(format!(
+                "dead letters of `{operator}` with records of type `{record}` are taken twice: take them once, and copy the stream with                  `.tee()`"
+            ))
+        } else {
+            None
+        };
+        self.draft.graph.lock().faults.extend(fault);
+        Stream::new(self.draft, self.pipe.with_errors(errors)).side_output(tag)
     }
 
     /// Sends each record one of two ways: what `f` makes `Ok` goes on in the chain, what it makes `Err` begins a chain of its own,

@@ -4,6 +4,7 @@ use super::{CancelOnDrop, CompletedCheckpoint, JobEvent, JobMetrics, JobStatus};
 use crate::checkpoint::{CheckpointRecord, CheckpointStatistics};
 use crate::error::{Error, ErrorKind};
 use crate::operator::BoxFuture;
+use crate::restart::FailureRecord;
 use crate::runtime::messages::JobCommand;
 use crate::runtime::status::JobShared;
 use crate::types::{CheckpointId, JobName};
@@ -57,6 +58,36 @@ impl JobHandle {
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<JobEvent> {
         self.shared.listen()
+    }
+
+    /// What has failed since the job was started in this process, oldest first, the last 100 of it: the root cause of each failed attempt, and
+    /// what followed. What fails while an attempt is being stopped is only counted with it. Works at any time, also when the job has ended; the last
+    /// record is then what the error of [`wait`](Self::wait) is about.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use strandline::prelude::*;
+    /// # use strandline::restart::FailureOutcome;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result {
+    /// let restart = RestartStrategy::fixed_delay(1, Duration::from_millis(5));
+    /// let env = Environment::builder().parallelism(1).restart(restart).build()?;
+    /// env.source("lines", Iter::new(["1", "two"].map(String::from)))
+    ///     .try_map(|line| Ok(line.parse::<u32>()?))
+    ///     .sink("numbers", Collect::new());
+    /// let job = env.start("failures").await?;
+    /// assert!(job.wait().await.is_err());
+    /// for failure in job.failures() {
+    ///     eprintln!("attempt {}: {} ({:?})", failure.attempt, failure.error, failure.outcome);
+    /// }
+    /// let outcomes: Vec<_> = job.failures().iter().map(|failure| failure.outcome).collect();
+    /// assert_eq!(outcomes, [FailureOutcome::Restart { after: Duration::from_millis(5) }, FailureOutcome::Failed]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn failures(&self) -> Vec<FailureRecord> {
+        self.shared.failures().records()
     }
 
     /// What the job has counted and measured so far: records, batches, time and checkpoints, by chain, subtask and operator. Works at

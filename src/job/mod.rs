@@ -4,6 +4,8 @@ mod cancel_on_drop;
 mod environment;
 mod handle;
 mod registry;
+#[cfg(feature = "signal")]
+mod stop_on_signal;
 
 pub use crate::checkpoint::CompletedCheckpoint;
 pub use crate::runtime::metrics::{

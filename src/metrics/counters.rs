@@ -72,6 +72,8 @@ pub struct OperatorCounters {
     pub records_in: Counter,
     /// Records it gave.
     pub records_out: Counter,
+    /// Records for which its handler gave an error that its error policy let pass.
+    pub records_skipped: Counter,
 }
 
 /// What one subtask has done, over all attempts. Padded, so that threads do not slow each other down.

@@ -54,6 +54,8 @@ metrics! {
         "records that an operator or sink was given";
     RECORDS_OUT = "strandline_records_out_total", Counter of "records" by OF_OPERATOR,
         "records that a source or operator gave";
+    RECORDS_SKIPPED = "strandline_records_skipped_total", Counter of "records" by OF_OPERATOR,
+        "records for which an operator gave an error that its error policy let pass";
     SUBTASK_RECORDS_IN = "strandline_subtask_records_in_total", Counter of "records" by OF_SUBTASK,
         "records taken from input channels, by whole batches";
     SUBTASK_RECORDS_OUT = "strandline_subtask_records_out_total", Counter of "records" by OF_SUBTASK,

@@ -1,5 +1,6 @@
 //! What a handler sees: the current key, the states, and the ways out.
 
+use super::errors::Rescue;
 use super::side::{SideAccess, SideOutput, Sides};
 use super::{Operator, Output};
 use crate::metrics::OperatorCounters;
@@ -18,12 +19,19 @@ pub struct Core<Out> {
     pub(crate) sides: Sides,
     /// Records taken since they were last published.
     pub(crate) taken: u64,
+    /// What becomes of records whose handler gives an error, if it is not the failure of the subtask.
+    pub(super) rescue: Option<Box<Rescue>>,
     counters: Arc<OperatorCounters>,
 }
 
 impl<Out: 'static> Core<Out> {
-    pub(crate) fn new(states: StateStore, sides: Sides, counters: Arc<OperatorCounters>) -> Self {
-        Self { states, out: Output::default(), sides, taken: 0, counters }
+    pub(crate) fn new(
+        states: StateStore,
+        sides: Sides,
+        rescue: Option<Box<Rescue>>,
+        counters: Arc<OperatorCounters>,
+    ) -> Self {
+        Self { states, out: Output::default(), sides, taken: 0, rescue, counters }
     }
 
     /// Makes what was counted known.
@@ -32,9 +40,20 @@ impl<Out: 'static> Core<Out> {
         self.counters.records_out.add(self.out.take_count() + self.sides.take_count());
     }
 
+    /// Counts a record whose handler gave an error, at once: so a panic does not lose it.
+    pub(super) fn skipped(&self) {
+        self.counters.records_skipped.add(1);
+    }
+
     #[inline]
     fn emit_side<U: Send + 'static>(&mut self, to: SideOutput<U>, put: impl FnOnce(&mut Output<U>)) {
-        if self.sides.put(to, put) {
+        self.put_aside(|sides| sides.put(to, put));
+    }
+
+    /// `put` says whether the side outputs want to be drained.
+    #[inline]
+    pub(super) fn put_aside(&mut self, put: impl FnOnce(&mut Sides) -> bool) {
+        if put(&mut self.sides) {
             // Nothing, put where it makes the chain look up before the next record: what goes aside is bounded like what does not.
             self.out.push_iter(std::iter::empty());
         }

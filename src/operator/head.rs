@@ -8,20 +8,20 @@ use crate::error::Result;
 use crate::types::Port;
 use std::task::Context as TaskContext;
 
-/// An operator, fed by batches through one or several inputs, in front of the rest of its chain.
-pub struct OperatorHead<O: Operator, L, D> {
+/// An operator, fed by batches through one or several inputs, in front of the rest of its chain. `RESCUE`: whether it has an error policy.
+pub struct OperatorHead<O: Operator, L, D, const RESCUE: bool> {
     inputs: L,
     parts: Parts<O, D>,
 }
 
-impl<O: Operator, L, D: Push<O::Out>> OperatorHead<O, L, D> {
+impl<O: Operator, L, D: Push<O::Out>, const RESCUE: bool> OperatorHead<O, L, D, RESCUE> {
     /// A head of `operator`, whose `finish` is not called if `finished`.
     pub fn new(made: Made<O>, inputs: L, down: D, finished: bool) -> Self {
         Self { inputs, parts: Parts::new(made, down, finished) }
     }
 }
 
-impl<O, L, D> Chain for OperatorHead<O, L, D>
+impl<O, L, D, const RESCUE: bool> Chain for OperatorHead<O, L, D, RESCUE>
 where
     O: Operator,
     L: Inputs<O>,
@@ -32,7 +32,7 @@ where
         let id = self.parts.id.clone();
         let Self { inputs, parts } = self;
         parts.core.taken += batch.len() as u64;
-        let flow = in_operator(&id, FAILED, || inputs.take(port, batch, parts))?;
+        let flow = in_operator(&id, FAILED, || inputs.take::<D, RESCUE>(port, batch, parts))?;
         parts.core.taken -= batch.len() as u64; // the rest comes again
         Ok(flow)
     }

@@ -1,6 +1,7 @@
 //! The inputs of an operator at the head of a chain, as a list of types: its length is known to the compiler, and so is the handler of
 //! each.
 
+use super::errors::handled;
 use super::keyed::SLICE;
 use super::parts::Parts;
 use super::{BroadcastContext, Context};
@@ -8,6 +9,7 @@ use super::{BroadcastHandler, Core, Handler, KeyedInput, Operator, Push, Unkeyed
 use crate::channel::{AnyBatch, Batch, Flow};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{OperatorId, Port};
+use std::any::TypeId;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -29,9 +31,14 @@ impl<I: Clone + Send + 'static, L: PortList> PortList for (I, L) {
 /// Inputs for each of which operator `O` has a handler: a [`Handler`] for records of a [`KeyedInput`] or [`PlainInput`], a
 /// [`BroadcastHandler`] for those of a [`BroadcastInput`].
 pub trait Inputs<O: Operator>: PortList {
-    /// Takes records out of a batch that came to `port`. On [`Flow::Full`] the rest stays in it.
+    /// Whether any of them has records of this type.
     #[doc(hidden)]
-    fn take<D: Push<O::Out>>(
+    fn takes(record: TypeId) -> bool;
+
+    /// Takes records out of a batch that came to `port`. On [`Flow::Full`] the rest stays in it. `RESCUE`: whether the operator has an error
+    /// policy.
+    #[doc(hidden)]
+    fn take<D: Push<O::Out>, const RESCUE: bool>(
         &mut self,
         port: Port,
         batch: &mut AnyBatch,
@@ -40,7 +47,11 @@ pub trait Inputs<O: Operator>: PortList {
 }
 
 impl<O: Operator> Inputs<O> for () {
-    fn take<D: Push<O::Out>>(
+    fn takes(_: TypeId) -> bool {
+        false
+    }
+
+    fn take<D: Push<O::Out>, const RESCUE: bool>(
         &mut self,
         port: Port,
         _: &mut AnyBatch,
@@ -58,16 +69,20 @@ where
     T: 'static,
     L: Inputs<O>,
 {
-    fn take<D: Push<O::Out>>(
+    fn takes(record: TypeId) -> bool {
+        record == TypeId::of::<T>() || L::takes(record)
+    }
+
+    fn take<D: Push<O::Out>, const RESCUE: bool>(
         &mut self,
         port: Port,
         batch: &mut AnyBatch,
         parts: &mut Parts<O, D>,
     ) -> Result<Flow> {
         if port == Port(L::LEN) {
-            self.0.take(typed(batch, &parts.id)?, parts)
+            self.0.take::<_, _, RESCUE>(typed(batch, &parts.id)?, parts)
         } else {
-            self.1.take(port, batch, parts)
+            self.1.take::<D, RESCUE>(port, batch, parts)
         }
     }
 }
@@ -78,16 +93,20 @@ where
     T: 'static,
     L: Inputs<O>,
 {
-    fn take<D: Push<O::Out>>(
+    fn takes(record: TypeId) -> bool {
+        record == TypeId::of::<T>() || L::takes(record)
+    }
+
+    fn take<D: Push<O::Out>, const RESCUE: bool>(
         &mut self,
         port: Port,
         batch: &mut AnyBatch,
         parts: &mut Parts<O, D>,
     ) -> Result<Flow> {
         if port != Port(L::LEN) {
-            return self.1.take(port, batch, parts);
+            return self.1.take::<D, RESCUE>(port, batch, parts);
         }
-        take_each::<T, _, _>(batch, parts, |operator, record, core| {
+        take_each::<T, _, _, RESCUE>(batch, parts, |operator, record, core| {
             operator.handle(record, &mut Context { key: &Unkeyed, hash: 0, core })
         })
     }
@@ -99,23 +118,27 @@ where
     T: 'static,
     L: Inputs<O>,
 {
-    fn take<D: Push<O::Out>>(
+    fn takes(record: TypeId) -> bool {
+        record == TypeId::of::<T>() || L::takes(record)
+    }
+
+    fn take<D: Push<O::Out>, const RESCUE: bool>(
         &mut self,
         port: Port,
         batch: &mut AnyBatch,
         parts: &mut Parts<O, D>,
     ) -> Result<Flow> {
         if port != Port(L::LEN) {
-            return self.1.take(port, batch, parts);
+            return self.1.take::<D, RESCUE>(port, batch, parts);
         }
-        take_each::<T, _, _>(batch, parts, |operator, record, core| {
+        take_each::<T, _, _, RESCUE>(batch, parts, |operator, record, core| {
             operator.handle_broadcast(record, &mut BroadcastContext { core })
         })
     }
 }
 
 /// Handles the records of a batch without keys.
-fn take_each<T, O, D>(
+fn take_each<T, O, D, const RESCUE: bool>(
     batch: &mut AnyBatch,
     parts: &mut Parts<O, D>,
     handle: impl Fn(&mut O, T, &mut Core<O::Out>) -> Result,
@@ -132,7 +155,7 @@ where
     {
         let mut records = items.drain(..);
         while let Some(record) = records.next() {
-            handle(&mut parts.operator, record, &mut parts.core)?;
+            handled::<T, O, RESCUE>(&mut parts.operator, record, &mut parts.core, &handle)?;
             taken += 1;
             if (taken % SLICE == 0 || parts.core.out.wants_drain()) && parts.drain()? == Flow::Full {
                 flow = Flow::Full;

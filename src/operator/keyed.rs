@@ -57,7 +57,11 @@ impl<T, K> fmt::Debug for KeyedInput<T, K> {
 
 impl<T: 'static, K: 'static> KeyedInput<T, K> {
     /// Takes records out of a batch. On [`Flow::Full`] the rest stays in it.
-    pub(super) fn take<O, D>(&mut self, batch: &mut Batch<T>, parts: &mut Parts<O, D>) -> Result<Flow>
+    pub(super) fn take<O, D, const RESCUE: bool>(
+        &mut self,
+        batch: &mut Batch<T>,
+        parts: &mut Parts<O, D>,
+    ) -> Result<Flow>
     where
         O: Operator<Key = K> + Handler<T>,
         D: Push<O::Out>,
@@ -77,7 +81,7 @@ impl<T: 'static, K: 'static> KeyedInput<T, K> {
             parts.core.states.touch(slice(at + 1), slice(at + 2));
             let hashes = slice(at);
             for ((key, hash), record) in keys.iter().zip(hashes).zip(records.by_ref()) {
-                parts.handle(record, key, *hash)?;
+                parts.handle::<T, RESCUE>(record, key, *hash)?;
                 if parts.core.out.wants_drain() && parts.drain()? == Flow::Full {
                     flow = Flow::Full;
                     break 'slices;

@@ -8,6 +8,7 @@ mod commit_retries;
 mod context;
 mod edge;
 mod ends;
+mod errors;
 mod head;
 mod inputs;
 mod keyed;
@@ -32,7 +33,9 @@ pub use claim::{Claim, StartContext};
 pub use commit_retries::CommitRetries;
 pub use context::{BroadcastContext, Context, Core, OperatorContext, Unkeyed};
 pub use edge::{EdgeHead, RouteStage};
+
 pub use ends::{AnySink, AnySource, SinkEnd, SourceEnd};
+pub use errors::{DeadLetter, ErrorPolicy};
 pub use head::OperatorHead;
 pub use inputs::{BroadcastInput, Inputs, PlainInput, PortList};
 pub use keyed::{KeyedInput, Keyer};

@@ -24,6 +24,15 @@ pub struct Output<T> {
     enough: usize,
 }
 
+/// How far an [`Output`] had come before a call of a handler.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    stalled: usize,
+    items: usize,
+    count: u64,
+    enough: usize,
+}
+
 /// From which length of the buffer on the chain should take it.
 const ENOUGH: usize = 256;
 
@@ -69,6 +78,25 @@ impl<T: 'static> Output<T> {
     #[inline]
     pub(super) fn wants_drain(&self) -> bool {
         self.items.len() >= self.enough
+    }
+
+    /// Where it stands, to go back to.
+    pub(super) fn mark(&self) -> Mark {
+        let Self { stalled, items, count, enough, .. } = self;
+        Mark { stalled: stalled.len(), items: items.len(), count: *count, enough: *enough }
+    }
+
+    /// Drops what was emitted since the mark. Nothing may have been drained since then.
+    pub(super) fn rewind(&mut self, mark: Mark) {
+        if self.stalled.len() > mark.stalled && mark.items > 0 {
+            // The first iterator since then has put what was here before it into the queue.
+            if let Some(Stalled::Rest(rest)) = self.stalled.get_mut(mark.stalled) {
+                self.items = rest.take(mark.items).collect();
+            }
+        }
+        self.stalled.truncate(mark.stalled);
+        self.items.truncate(mark.items);
+        (self.count, self.enough) = (mark.count, mark.enough);
     }
 
     /// How many records were emitted since this was last asked.
@@ -203,6 +231,45 @@ mod tests {
                 assert!(rounds < 20);
             }
             assert_eq!(down.taken, (0..9).collect::<Vec<_>>(), "room {room}");
+        }
+    }
+
+    #[test]
+    fn going_back_leaves_what_was_there_before_whatever_was_emitted_since() {
+        let emissions: [fn(&mut Output<u32>); 5] = [
+            |_| {},
+            |out| out.push(90),
+            |out| out.push_iter(90..95),
+            |out| {
+                out.push(90);
+                out.push_iter(91..95);
+                out.push(95);
+                out.push_iter(96..98);
+            },
+            |out| {
+                out.push_iter(90..91);
+                out.push(91);
+            },
+        ];
+        for before in emissions {
+            for undone in emissions {
+                let drained = |undo: bool| {
+                    let mut output = Output::default();
+                    output.push(0);
+                    before(&mut output);
+                    if undo {
+                        let mark = output.mark();
+                        undone(&mut output);
+                        output.rewind(mark);
+                    }
+                    let wanted = output.wants_drain();
+                    output.push(1);
+                    let mut down = Narrow { room: 100, ..Narrow::default() };
+                    assert_eq!(output.drain(&"op".into(), &mut down).unwrap(), Flow::Ready);
+                    (down.taken, output.take_count(), wanted)
+                };
+                assert_eq!(drained(true), drained(false));
+            }
         }
     }
 

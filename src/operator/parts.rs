@@ -1,5 +1,6 @@
 //! An operator with its states and its ways out: what heads and in-chain stages have in common.
 
+use super::errors::handled;
 use super::stage::{FAILED, in_operator};
 use super::{Context, Control, Core, Fields, Handler, Operator, OperatorContext, OperatorSnapshot, Push};
 use crate::channel::Flow;
@@ -42,11 +43,14 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
 
     /// Handles one record; what it emits waits in the buffer.
     #[inline]
-    pub(super) fn handle<T>(&mut self, record: T, key: &O::Key, hash: u64) -> Result
+    pub(super) fn handle<T, const RESCUE: bool>(&mut self, record: T, key: &O::Key, hash: u64) -> Result
     where
+        T: 'static,
         O: Handler<T>,
     {
-        self.operator.handle(record, &mut Context { key, hash, core: &mut self.core })
+        handled::<T, O, RESCUE>(&mut self.operator, record, &mut self.core, |operator, record, core| {
+            operator.handle(record, &mut Context { key, hash, core })
+        })
     }
 
     /// Passes on what it has emitted, as far as there is room.

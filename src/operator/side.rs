@@ -1,7 +1,7 @@
 //! Side outputs: further ways out of an operator, each with a type of its own.
 
 use super::edge::RouteStage;
-use super::output::Output;
+use super::output::{Mark, Output};
 use super::{BuildContext, Control, Push};
 use crate::channel::{Flow, RoundRobin, Router};
 use crate::error::{Error, ErrorKind, Result};
@@ -143,6 +143,8 @@ impl<U: Send + 'static> Side<U> {
 trait AnySide: Any {
     fn carries(&self) -> &'static str;
     fn take_count(&mut self) -> u64;
+    fn mark(&self) -> Mark;
+    fn rewind(&mut self, mark: Mark);
     fn drain(&mut self) -> Result<Flow>;
     fn resume(&mut self, task: &mut TaskContext<'_>) -> Result<Flow>;
     fn control(&mut self, control: &mut Control<'_>) -> Result;
@@ -155,6 +157,14 @@ impl<U: Send + 'static> AnySide for Side<U> {
 
     fn take_count(&mut self) -> u64 {
         self.out.take_count()
+    }
+
+    fn mark(&self) -> Mark {
+        self.out.mark()
+    }
+
+    fn rewind(&mut self, mark: Mark) {
+        self.out.rewind(mark);
     }
 
     fn drain(&mut self) -> Result<Flow> {
@@ -276,6 +286,23 @@ impl Sides {
         let much = out.wants_drain();
         self.waiting = true;
         much && !std::mem::replace(&mut self.asked, true)
+    }
+
+    /// Where each of them stands, to go back to.
+    pub(super) fn mark(&self, marks: &mut Vec<Option<Mark>>) {
+        marks.clear();
+        marks.extend(self.declared.iter().map(|declared| declared.side.as_ref().map(|side| side.mark())));
+    }
+
+    /// Drops what went aside since the marks. Nothing may have been drained since then.
+    pub(super) fn rewind(&mut self, marks: &[Option<Mark>]) {
+        for (declared, mark) in self.declared.iter_mut().zip(marks) {
+            if let (Some(side), Some(mark)) = (&mut declared.side, mark) {
+                side.rewind(*mark);
+            }
+        }
+        // The request to be drained may have gone with the rest: the next one asks again.
+        self.asked = false;
     }
 
     /// How many records went aside since this was last asked.

@@ -60,7 +60,7 @@ pub trait Operator: Sized + 'static {
 )]
 pub trait Handler<In>: Operator {
     /// Takes one record. After an error nothing of what this call emitted leaves the subtask; the job restarts from the last
-    /// completed checkpoint, by its restart strategy.
+    /// completed checkpoint, by its restart strategy, unless the operator has an [error policy](crate::Stream::skip_errors).
     fn handle(&mut self, record: In, ctx: &mut Context<'_, Self>) -> Result;
 }
 

@@ -1,12 +1,13 @@
 //! Restart strategies, as plain state machines: what happens after a failure.
 //!
 //! [`RestartStrategy`] is the setting; [`Restarts`] is one at work: it hears of failures and decides. A policy of your own is a
-//! [`RestartPolicy`].
+//! [`RestartPolicy`]. What has failed so far is kept as [`FailureRecord`]s.
 
 mod exponential_delay;
 mod factor;
 mod failure_rate;
 mod fixed_delay;
+mod history;
 mod policy;
 mod restarts;
 mod strategy;
@@ -14,8 +15,10 @@ mod strategy;
 pub use exponential_delay::ExponentialDelay;
 pub use failure_rate::FailureRate;
 pub use fixed_delay::FixedDelay;
+pub use history::{FailureOutcome, FailureRecord};
 pub use policy::{Failure, RestartDecision, RestartPolicy};
 pub use restarts::Restarts;
 pub use strategy::RestartStrategy;
 
+pub(crate) use history::FailureHistory;
 pub(crate) use policy::Restart;

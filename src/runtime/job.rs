@@ -396,9 +396,7 @@ impl Handler<RegionReport> for JobActor {
         }
         match report {
             RegionReport::Running { attempt, from } => {
-                if self.shared.status() != JobStatus::Stopping {
-                    self.shared.set_status(JobStatus::Running);
-                }
+                self.shared.set_status(JobStatus::Running);
                 let (parent, job, checkpoint) = (&self.span, &self.name, from.map(|from| from.0));
                 tracing::info!(parent: parent, %job, attempt = attempt.0, checkpoint, "all subtasks run");
                 if from.is_none() && attempt.0 > 0 {

@@ -7,7 +7,7 @@ use super::status::JobStatus;
 use crate::checkpoint::CompletedCheckpoint;
 use crate::dataflow::Layout;
 use crate::metrics::SubtaskHandles;
-use crate::types::{Clock, JobName, SubtaskId, SubtaskIndex};
+use crate::types::{Attempt, Clock, JobName, SubtaskId, SubtaskIndex, Timestamp};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -70,6 +70,16 @@ impl JobMeter {
         let chain = self.chains.get(subtask.chain.0 as usize);
         let handles = chain.and_then(|chain| chain.subtasks.get(subtask.index.0 as usize));
         handles.cloned().unwrap_or_else(|| SubtaskHandles::new(std::iter::empty()))
+    }
+
+    /// The attempt that runs, or ran last.
+    pub(super) fn attempt(&self) -> Attempt {
+        Attempt(u32::try_from(self.restarts.load(Ordering::Relaxed)).unwrap_or(u32::MAX))
+    }
+
+    /// The time of day.
+    pub(super) fn wall(&self) -> Timestamp {
+        self.clock.wall()
     }
 
     /// An attempt after the first begins.
@@ -159,6 +169,7 @@ fn snapshot(index: u32, handles: &SubtaskHandles, now: Duration) -> SubtaskMetri
         operator: operator.clone(),
         records_in: counters.records_in.get(),
         records_out: counters.records_out.get(),
+        records_skipped: counters.records_skipped.get(),
     });
     SubtaskMetrics {
         subtask: SubtaskIndex(index),

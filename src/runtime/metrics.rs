@@ -109,6 +109,9 @@ pub struct OperatorMetrics {
     pub records_in: u64,
     /// Records it gave, those into side outputs that a stream was made of included. 0 for a sink.
     pub records_out: u64,
+    /// Records for which it gave an error that its error policy let pass: those [skipped](crate::Stream::skip_errors) and those that became
+    /// [dead letters](crate::Stream::dead_letters). One that comes again after a restart counts again.
+    pub records_skipped: u64,
 }
 
 impl JobMetrics {
@@ -128,6 +131,7 @@ impl JobMetrics {
         instances.filter(|one| one.operator.as_str() == uid).cloned().reduce(|sum, one| OperatorMetrics {
             records_in: sum.records_in + one.records_in,
             records_out: sum.records_out + one.records_out,
+            records_skipped: sum.records_skipped + one.records_skipped,
             operator: sum.operator,
         })
     }

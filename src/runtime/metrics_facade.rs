@@ -166,8 +166,8 @@ impl Series {
 #[derive(Debug)]
 struct SubtaskSeries {
     own: [Series; 9],
-    /// Records in and out of each operator.
-    operators: Vec<(Option<Series>, Option<Series>)>,
+    /// Records in and out of each operator, and those that it skipped.
+    operators: Vec<[Option<Series>; 3]>,
 }
 
 impl SubtaskSeries {
@@ -179,10 +179,11 @@ impl SubtaskSeries {
             let uid = operator.id.as_str();
             let taken = || series(&names::RECORDS_IN, uid);
             let given = || series(&names::RECORDS_OUT, uid);
+            let skipped = || series(&names::RECORDS_SKIPPED, uid);
             match operator.kind {
-                OperatorKind::Source(_) => (None, Some(given())),
-                OperatorKind::Operator => (Some(taken()), Some(given())),
-                OperatorKind::Sink(_) => (Some(taken()), None),
+                OperatorKind::Source(_) => [None, Some(given()), None],
+                OperatorKind::Operator => [Some(taken()), Some(given()), Some(skipped())],
+                OperatorKind::Sink(_) => [Some(taken()), None, None],
             }
         });
         Self {
@@ -217,8 +218,9 @@ impl SubtaskSeries {
         for (series, figure) in self.own.iter_mut().zip(figures) {
             series.publish(figure);
         }
-        for ((taken, given), operator) in self.operators.iter_mut().zip(&now.operators) {
-            for (series, figure) in [(taken, operator.records_in), (given, operator.records_out)] {
+        for (series, operator) in self.operators.iter_mut().zip(&now.operators) {
+            let figures = [operator.records_in, operator.records_out, operator.records_skipped];
+            for (series, figure) in series.iter_mut().zip(figures) {
                 if let Some(series) = series {
                     series.publish(figure);
                 }

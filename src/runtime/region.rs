@@ -17,7 +17,7 @@ use crate::dataflow::Plan;
 use crate::error::{Error, ErrorKind};
 use crate::operator::{RecoveryContext, SubtaskContext};
 use crate::pool::{Pool, Scope, panic_message};
-use crate::restart::{Failure, RestartDecision, RestartPolicy};
+use crate::restart::{Failure, FailureOutcome, RestartDecision, RestartPolicy};
 use crate::storage::OwnedJob;
 use crate::types::{Attempt, Clock, Generation, JobName, MaxParallelism, OperatorId, Random, SubtaskId};
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Recipient, SpawnHandle, WrapFuture};
@@ -257,8 +257,16 @@ impl RegionSupervisor {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Stopping(mut stopping) => {
                 match why {
-                    Why::Cancel => stopping.why = Why::Cancel,
+                    Why::Cancel => {
+                        if matches!(stopping.why, Why::Failure(_)) {
+                            self.settings.shared.failures().decided(FailureOutcome::Cancelled);
+                        }
+                        stopping.why = Why::Cancel;
+                    }
                     Why::Failure(error) => {
+                        if matches!(stopping.why, Why::Failure(_)) {
+                            self.settings.shared.failures().consequence();
+                        }
                         let (parent, job) = (&self.settings.span, &self.settings.job);
                         tracing::debug!(parent: parent, %job, %error, "failed while stopping");
                     }
@@ -267,6 +275,7 @@ impl RegionSupervisor {
                 return;
             }
             Phase::Waiting(timer) => {
+                self.settings.shared.failures().decided(FailureOutcome::Cancelled);
                 ctx.cancel_future(timer);
             }
             Phase::Idle | Phase::Preparing | Phase::Running => {}
@@ -274,6 +283,8 @@ impl RegionSupervisor {
         if let Why::Failure(error) = &why {
             let (parent, job) = (&self.settings.span, &self.settings.job);
             tracing::error!(parent: parent, %job, attempt = self.attempt.0, %error, "an attempt failed");
+            let (now, error) = (self.settings.clock.wall(), error.clone().job(job));
+            self.settings.shared.failures().failed(self.attempt, now, error);
         }
         let reason = match &why {
             Why::Failure(_) => FailureReason::RegionFailover,
@@ -324,8 +335,7 @@ impl RegionSupervisor {
     }
 
     fn after_failure(&mut self, error: Error, ctx: &mut Context<Self>) {
-        // Running the same program on the same data again will not mend the other kinds.
-        if !matches!(error.kind(), ErrorKind::Failed | ErrorKind::Storage) {
+        if !error.is_recoverable() {
             return self.conclude(RegionReport::Failed(error));
         }
         match self.decide(&error) {
@@ -333,6 +343,7 @@ impl RegionSupervisor {
                 self.conclude(RegionReport::Failed(Error::new(error.kind(), message).because(error)));
             }
             Ok(delay) => {
+                self.settings.shared.failures().decided(FailureOutcome::Restart { after: delay });
                 self.job.do_send(RegionReport::Restarting { error, after: delay });
                 self.phase = Phase::Waiting(ctx.run_later(delay, Self::restart));
             }
@@ -360,7 +371,11 @@ impl RegionSupervisor {
         match caught(|| restarts.on_restart(clock.now())) {
             Ok(()) => self.prepare(ctx),
             Err(message) => {
-                self.conclude(RegionReport::Failed(Error::new(ErrorKind::Failed, message)));
+                let error = Error::new(ErrorKind::Failed, message);
+                let cause = self.settings.shared.failures().last().cloned();
+                self.conclude(RegionReport::Failed(
+                    cause.map_or(error.clone(), |cause| error.because(cause)),
+                ));
             }
         }
     }

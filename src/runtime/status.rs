@@ -5,6 +5,7 @@ use super::messages::JobCommand;
 use super::metrics::JobMetrics;
 use crate::checkpoint::{CompletedCheckpoint, StatisticsTracker};
 use crate::error::{Error, ErrorKind};
+use crate::restart::FailureHistory;
 use crate::types::{Attempt, CheckpointId};
 use actix::Recipient;
 use serde::{Serialize, Serializer};
@@ -19,8 +20,21 @@ const EVENTS: usize = 1024;
 
 /// Where a job is in its life.
 ///
-/// `Starting -> Running`; `Running -> Restarting -> Running` after a failure that the restart strategy forgives; `Stopping` after a
-/// cancel; and one of the three last ones for good.
+/// A state machine: a job is `Starting` first, and every change is one of these.
+///
+/// | from | to | when |
+/// |---|---|---|
+/// | `Starting`, `Restarting` | `Running` | all subtasks of an attempt run |
+/// | `Starting`, `Running`, `Restarting` | `Restarting` | an attempt has failed, is gone, and the restart strategy forgives it |
+/// | `Starting`, `Running`, `Restarting` | `Stopping` | it is cancelled; nothing is restarted any more |
+/// | `Running`, `Stopping` | `Finished` | all input was read and all output is committed, perhaps just before a cancel came |
+/// | `Starting` | `Finished` | it had finished before it was started |
+/// | `Stopping` | `Cancelled` | nothing of it runs any more |
+/// | `Starting` | `Cancelled` | it was cancelled before it was started |
+/// | any but the last three | `Failed` | it failed for good |
+///
+/// `Finished`, `Cancelled` and `Failed` are final. While an attempt that failed is being stopped the status is still the one before. A
+/// listener that is slow may miss what lies between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JobStatus {
@@ -47,8 +61,22 @@ impl JobStatus {
         matches!(self, Self::Finished | Self::Cancelled | Self::Failed)
     }
 
+    /// Whether a job may change from this status to `next`: the table above.
+    #[must_use]
+    pub fn may_become(self, next: Self) -> bool {
+        use JobStatus::{Cancelled, Failed, Finished, Restarting, Running, Starting, Stopping};
+        match next {
+            Starting => false,
+            Running => matches!(self, Starting | Restarting),
+            Restarting | Stopping => matches!(self, Starting | Running | Restarting),
+            Finished => matches!(self, Starting | Running | Stopping),
+            Cancelled => matches!(self, Starting | Stopping),
+            Failed => !self.is_terminal(),
+        }
+    }
+
     /// All of them.
-    #[cfg(feature = "metrics")]
+    #[cfg(any(feature = "metrics", test))]
     pub(super) const ALL: [Self; 7] = [
         Self::Starting,
         Self::Running,
@@ -131,6 +159,7 @@ pub(crate) struct JobShared {
     periodic: AtomicBool,
     meter: JobMeter,
     statistics: Mutex<StatisticsTracker>,
+    failures: Mutex<FailureHistory>,
 }
 
 impl JobShared {
@@ -145,6 +174,7 @@ impl JobShared {
             periodic: AtomicBool::new(false),
             meter,
             statistics: Mutex::new(statistics),
+            failures: Mutex::default(),
         }
     }
 
@@ -168,8 +198,16 @@ impl JobShared {
         *self.status.borrow()
     }
 
-    pub(crate) fn set_status(&self, status: JobStatus) {
-        self.status.send_replace(status);
+    /// Changes the status, if it [may](JobStatus::may_become) change so: what comes late, such as word of a restart after a cancel, changes
+    /// nothing.
+    pub(crate) fn set_status(&self, next: JobStatus) {
+        self.status.send_if_modified(|status| {
+            let may = status.may_become(next);
+            if may {
+                *status = next;
+            }
+            may
+        });
     }
 
     pub(super) fn set_periodic(&self, started: bool) {
@@ -187,6 +225,11 @@ impl JobShared {
     /// What is known of the job's checkpoints. Held only to tell or ask it something.
     pub(crate) fn statistics(&self) -> MutexGuard<'_, StatisticsTracker> {
         self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What has failed so far. Held only to tell or ask it something.
+    pub(crate) fn failures(&self) -> MutexGuard<'_, FailureHistory> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn metrics(&self) -> JobMetrics {
@@ -236,7 +279,11 @@ impl JobShared {
         // Before those who wait hear of the end.
         #[cfg(feature = "metrics")]
         self.meter.publish(status);
-        self.set_status(status);
+        if let Some(Err(error)) = self.outcome() {
+            self.failures().ended(self.meter.attempt(), self.meter.wall(), &error);
+        }
+        // In any case: who waits for the end would wait for ever.
+        self.status.send_replace(status);
         *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.events.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -249,5 +296,30 @@ impl JobShared {
 impl fmt::Debug for JobShared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JobShared").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::JobStatus::{self, Cancelled, Failed, Finished, Restarting, Running, Starting, Stopping};
+
+    #[test]
+    fn a_job_changes_its_status_only_as_the_table_says() {
+        let table: [(JobStatus, &[JobStatus]); 7] = [
+            (Starting, &[Running, Restarting, Stopping, Finished, Cancelled, Failed]),
+            (Running, &[Restarting, Stopping, Finished, Failed]),
+            (Restarting, &[Running, Restarting, Stopping, Failed]),
+            (Stopping, &[Finished, Cancelled, Failed]),
+            (Finished, &[]),
+            (Cancelled, &[]),
+            (Failed, &[]),
+        ];
+        assert_eq!(table.map(|(from, _)| from), JobStatus::ALL);
+        for (from, allowed) in table {
+            for next in JobStatus::ALL {
+                assert_eq!(from.may_become(next), allowed.contains(&next), "{from} -> {next}");
+            }
+            assert_eq!(from.is_terminal(), allowed.is_empty(), "{from}");
+        }
     }
 }
