@@ -1,72 +1,22 @@
-//! A batch of records, in columns.
+//! A batch of records.
 
 use std::any::Any;
 use std::fmt;
 
-/// Records that travel together, with their key hashes when the edge is keyed.
+/// Records that travel together: as they are, or [with the hashes of their keys](Hashed) on a keyed edge.
 #[derive(Debug)]
-pub struct Batch<T> {
+pub struct Batch<I> {
     /// The records.
-    pub items: Vec<T>,
-    /// Stable key hashes, one per record, or none on an edge without keys.
-    pub hashes: Hashes,
+    pub items: Vec<I>,
 }
 
-/// The most records that a batch holds.
-const MOST: usize = 1024;
-
-/// The hashes of a batch's records, by place: the batch says how many there are. Room is there for all of them or for none, so that putting
-/// one in is one look and one store.
-#[derive(Clone, Default)]
-pub struct Hashes(Box<[u64]>);
-
-impl Hashes {
-    /// Room for hashes.
-    #[must_use]
-    pub fn with_room() -> Self {
-        Self(vec![0; MOST].into())
-    }
-
-    /// These, if they are not too many.
-    #[must_use]
-    pub fn of(hashes: &[u64]) -> Option<Self> {
-        let mut all = Self::with_room();
-        all.0.get_mut(..hashes.len())?.copy_from_slice(hashes);
-        Some(all)
-    }
-
-    /// Whether the records have hashes.
-    #[must_use]
-    pub fn is_some(&self) -> bool {
-        !self.0.is_empty()
-    }
-
-    /// Puts in the hash of the record at `place`, which is below the batch's capacity.
-    #[inline]
-    pub fn put(&mut self, place: usize, hash: u64) {
-        if let Some(slot) = self.0.get_mut(place) {
-            *slot = hash;
-        }
-    }
-
-    /// Those of the first `n` records.
-    #[must_use]
-    pub fn first(&self, n: usize) -> &[u64] {
-        self.0.get(..n).unwrap_or_default()
-    }
-
-    /// Forgets the first `n` of so many.
-    pub fn forget_first(&mut self, n: usize, of: usize) {
-        if n <= of && of <= self.0.len() {
-            self.0.copy_within(n..of, 0);
-        }
-    }
-}
-
-impl fmt::Debug for Hashes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_some() { "Hashes" } else { "no hashes" })
-    }
+/// A record with the stable hash of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hashed<T> {
+    /// The hash.
+    pub hash: u64,
+    /// The record.
+    pub record: T,
 }
 
 /// A batch whose record type only its two ends know. Always a [`Batch`].
@@ -116,8 +66,8 @@ impl fmt::Debug for dyn Records {
 pub const fn batch_capacity<T>() -> usize {
     let size = size_of::<T>();
     let fits = 131_072 / if size == 0 { 1 } else { size };
-    if fits > MOST {
-        MOST
+    if fits > 1024 {
+        1024
     } else if fits < 16 {
         16
     } else {
@@ -125,14 +75,19 @@ pub const fn batch_capacity<T>() -> usize {
     }
 }
 
-impl<T> Batch<T> {
+impl<I> Batch<I> {
     /// An empty batch with room for a full one.
     #[must_use]
-    pub fn with_room(hashed: bool) -> Self {
-        let room = batch_capacity::<T>();
-        Self {
-            items: Vec::with_capacity(room),
-            hashes: if hashed { Hashes::with_room() } else { Hashes::default() },
-        }
+    pub fn with_room() -> Self {
+        Self { items: Vec::with_capacity(batch_capacity::<I>()) }
+    }
+
+    /// Whether it holds as many records as it has room for.
+    #[inline]
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        // What has no size always has room.
+        let room = if size_of::<I>() == 0 { batch_capacity::<I>() } else { self.items.capacity() };
+        self.items.len() == room
     }
 }

@@ -21,7 +21,7 @@ mod wake_tests;
 
 pub use crate::checkpoint::Barrier;
 pub use announce::{Announcements, Listener};
-pub use batch::{AnyBatch, Batch, Hashes, batch_capacity};
+pub use batch::{AnyBatch, Batch, Hashed, batch_capacity};
 pub use capture::InFlight;
 pub use element::Element;
 pub use gate::{GateEvent, InHand, Inlet, InputGate, Origin};

@@ -1,5 +1,6 @@
 //! Which of the channels a record takes.
 
+use super::Hashed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{KeyGroup, MaxParallelism, stable_hash};
 use serde::Serialize;
@@ -7,11 +8,11 @@ use std::fmt;
 
 /// Chooses a channel for each record.
 pub trait Partitioner<T>: 'static {
-    /// Whether records travel with their key hash.
-    const HASHED: bool;
+    /// As what a record travels.
+    type Item;
 
-    /// The channel's index and the key's hash (0 without keys).
-    fn select(&mut self, record: &T) -> Result<(usize, u64)>;
+    /// The channel's index, and what goes into it.
+    fn select(&mut self, record: T) -> Result<(usize, Self::Item)>;
 }
 
 /// Each record to the next channel. With one channel this is *forward*, with several *rebalance*.
@@ -30,13 +31,13 @@ impl RoundRobin {
 }
 
 impl<T> Partitioner<T> for RoundRobin {
-    const HASHED: bool = false;
+    type Item = T;
 
     #[inline]
-    fn select(&mut self, _: &T) -> Result<(usize, u64)> {
+    fn select(&mut self, record: T) -> Result<(usize, T)> {
         let channel = self.next;
         self.next = if channel + 1 == self.channels { 0 } else { channel + 1 };
-        Ok((channel, 0))
+        Ok((channel, record))
     }
 }
 
@@ -72,16 +73,16 @@ where
     K: Serialize,
     F: Fn(&T) -> K + 'static,
 {
-    const HASHED: bool = true;
+    type Item = Hashed<T>;
 
     #[inline]
-    fn select(&mut self, record: &T) -> Result<(usize, u64)> {
-        let hash = stable_hash(&(self.key)(record)).map_err(|cause| {
+    fn select(&mut self, record: T) -> Result<(usize, Hashed<T>)> {
+        let hash = stable_hash(&(self.key)(&record)).map_err(|cause| {
             Error::new(ErrorKind::Program, "a key selected by key_by has no stable hash").because(cause)
         })?;
         let group = self.max_parallelism.group_of(hash);
         // A group is below max_parallelism, which is the length of `owners`.
-        Ok((self.owners.get(usize::from(group.0)).copied().unwrap_or(0), hash))
+        Ok((self.owners.get(usize::from(group.0)).copied().unwrap_or(0), Hashed { hash, record }))
     }
 }
 
@@ -92,7 +93,7 @@ mod tests {
     #[test]
     fn round_robin_goes_round() {
         let mut partitioner = RoundRobin::new(3, 1);
-        let taken: Vec<_> = (0..5).map(|_| partitioner.select(&()).unwrap().0).collect();
+        let taken: Vec<_> = (0..5).map(|_| partitioner.select(()).unwrap().0).collect();
         assert_eq!(taken, [1, 2, 0, 1, 2]);
     }
 
@@ -101,8 +102,8 @@ mod tests {
         let max = MaxParallelism::new(128).unwrap();
         let mut partitioner = ByKey::new(|key: &u64| *key, max, 3);
         for key in 0..1000u64 {
-            let (channel, hash) = partitioner.select(&key).unwrap();
-            assert_eq!(hash, stable_hash(&key).unwrap());
+            let (channel, Hashed { hash, record }) = partitioner.select(key).unwrap();
+            assert_eq!((hash, record), (stable_hash(&key).unwrap(), key));
             assert_eq!(channel, max.owner_of(max.group_of(hash), 3).0 as usize);
         }
     }
@@ -112,7 +113,7 @@ mod tests {
         #[derive(Serialize)]
         struct Bad(f64);
         let mut partitioner = ByKey::new(|key: &f64| Bad(*key), MaxParallelism::new(8).unwrap(), 1);
-        let error = partitioner.select(&1.0).unwrap_err();
+        let error = partitioner.select(1.0).unwrap_err();
         assert!(error.to_string().contains("float"), "{error}");
     }
 }

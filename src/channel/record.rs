@@ -1,11 +1,11 @@
 //! What crosses a channel, and how it is copied and stored while it is on its way.
 
-use super::{AnyBatch, Batch, Hashes};
+use super::{AnyBatch, Batch, Hashed};
 use crate::checkpoint::metadata::StateSchema;
 use crate::error::{Error, ErrorKind};
 use crate::state::{codec, schema};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
 use std::fmt;
 
 /// A record that can go from one subtask to another: across `key_by`, `rebalance`, `broadcast`, `union`, `connect`, and out of the
@@ -36,14 +36,38 @@ impl RecordCodec {
     #[must_use]
     pub fn of<T: Record>() -> Self {
         Self {
-            copy: |batch| {
-                let Batch { items, hashes } = batch.downcast_ref::<Batch<T>>()?;
-                Some(Box::new(Batch { items: items.clone(), hashes: hashes.clone() }))
+            copy: copy::<T>,
+            encode: |batch, to| {
+                let items = &batch.downcast_ref::<Batch<T>>().ok_or_else(foreign)?.items;
+                encode(items.len(), [], items, to)
             },
-            encode: encode::<T>,
-            decode: decode::<T>,
+            decode: |bytes, _| {
+                decode(bytes, |_, items: Vec<T>| {
+                    (!items.is_empty()).then(|| Box::new(Batch { items }) as AnyBatch)
+                })
+            },
             check: codec::check::<T>,
             schema: || schema::list::<T>("in-flight"),
+        }
+    }
+
+    /// For batches of `T` with the hashes of their keys.
+    #[must_use]
+    pub fn keyed<T: Record>() -> Self {
+        Self {
+            copy: copy::<Hashed<T>>,
+            encode: |batch, to| {
+                let items = &batch.downcast_ref::<Batch<Hashed<T>>>().ok_or_else(foreign)?.items;
+                encode(items.len(), items.iter().map(|item| item.hash), &Records(items), to)
+            },
+            decode: |bytes, wanted| {
+                decode(bytes, |hashes, records: Vec<T>| {
+                    let items = hashes.zip(records).filter(|(hash, _)| wanted(*hash));
+                    let items: Vec<_> = items.map(|(hash, record)| Hashed { hash, record }).collect();
+                    (!items.is_empty()).then(|| Box::new(Batch { items }) as AnyBatch)
+                })
+            },
+            ..Self::of::<T>()
         }
     }
 
@@ -91,18 +115,40 @@ fn foreign() -> Error {
     Error::new(ErrorKind::Internal, "a channel carried records of another type than its edge")
 }
 
-fn encode<T: Record>(batch: &AnyBatch, to: &mut Vec<u8>) -> Result<(), Error> {
-    let Batch { items, hashes } = batch.downcast_ref::<Batch<T>>().ok_or_else(foreign)?;
-    let n = u32::try_from(items.len()).map_err(|_| foreign())?;
-    let hashes = hashes.first(items.len());
-    to.reserve(9 + hashes.len() * 8 + items.len() * size_of::<T>());
-    to.extend_from_slice(&n.to_le_bytes());
-    to.push(u8::from(!hashes.is_empty()));
-    hashes.iter().for_each(|hash| to.extend_from_slice(&hash.to_le_bytes()));
-    codec::append(items, to)
+fn copy<I: Clone + Send + 'static>(batch: &AnyBatch) -> Option<AnyBatch> {
+    let Batch { items } = batch.downcast_ref::<Batch<I>>()?;
+    Some(Box::new(Batch { items: items.clone() }))
 }
 
-fn decode<T: Record>(mut bytes: &[u8], wanted: Wanted<'_>) -> Result<Vec<AnyBatch>, Error> {
+/// Items as the list of their records.
+struct Records<'a, T>(&'a [Hashed<T>]);
+
+impl<T: Serialize> Serialize for Records<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|item| &item.record))
+    }
+}
+
+fn encode<H>(n: usize, hashes: H, records: &impl Serialize, to: &mut Vec<u8>) -> Result<(), Error>
+where
+    H: IntoIterator<Item = u64, IntoIter: ExactSizeIterator>,
+{
+    let hashes = hashes.into_iter();
+    to.extend_from_slice(&u32::try_from(n).map_err(|_| foreign())?.to_le_bytes());
+    to.push(u8::from(hashes.len() > 0));
+    to.reserve(hashes.len() * 8);
+    hashes.for_each(|hash| to.extend_from_slice(&hash.to_le_bytes()));
+    codec::append(records, to)
+}
+
+/// Hashes as they are stored.
+type Hashes<'a> = &'a mut dyn Iterator<Item = u64>;
+
+/// `batch` makes one of as many hashes as records, or no hashes, and the records; `None` if it would be empty.
+fn decode<T: Record>(
+    mut bytes: &[u8],
+    batch: impl Fn(Hashes<'_>, Vec<T>) -> Option<AnyBatch>,
+) -> Result<Vec<AnyBatch>, Error> {
     let damaged = || Error::new(ErrorKind::Corrupt, "records that were in flight cannot be decoded");
     let mut batches: Vec<AnyBatch> = Vec::new();
     while !bytes.is_empty() {
@@ -111,28 +157,13 @@ fn decode<T: Record>(mut bytes: &[u8], wanted: Wanted<'_>) -> Result<Vec<AnyBatc
         let n = u32::from_le_bytes(*n) as usize;
         let (hashes, rest) =
             rest.split_at_checked(if *hashed == 0 { 0 } else { n * 8 }).ok_or_else(damaged)?;
-        let (mut items, rest): (Vec<T>, _) =
+        let (records, rest): (Vec<T>, _) =
             postcard::take_from_bytes(rest).map_err(|cause| damaged().because(cause))?;
-        if items.len() != n {
+        if records.len() != n {
             return Err(damaged());
         }
-        let mut hashes: Vec<u64> = hashes
-            .chunks_exact(8)
-            .map(|hash| hash.try_into().map(u64::from_le_bytes).map_err(|_| damaged()))
-            .collect::<Result<_, _>>()?;
-        if !hashes.is_empty() {
-            let mut which = hashes.iter();
-            items.retain(|_| which.next().is_some_and(|hash| wanted(*hash)));
-            hashes.retain(|hash| wanted(*hash));
-        }
-        if !items.is_empty() {
-            let hashes = if hashes.is_empty() {
-                Hashes::default()
-            } else {
-                Hashes::of(&hashes).ok_or_else(damaged)?
-            };
-            batches.push(Box::new(Batch { items, hashes }));
-        }
+        let (hashes, _) = hashes.as_chunks::<8>();
+        batches.extend(batch(&mut hashes.iter().map(|hash| u64::from_le_bytes(*hash)), records));
         bytes = rest;
     }
     Ok(batches)
@@ -150,18 +181,17 @@ mod tests {
 
     fn batch(records: &[&str]) -> AnyBatch {
         let items: Vec<String> = records.iter().map(|record| (*record).to_owned()).collect();
-        let hashes: Vec<u64> = (100..).take(items.len()).collect();
-        Box::new(Batch { items, hashes: Hashes::of(&hashes).unwrap() })
+        let items: Vec<_> = (100..).zip(items).map(|(hash, record)| Hashed { hash, record }).collect();
+        Box::new(Batch { items })
     }
 
     fn records(batch: AnyBatch) -> (Vec<String>, Vec<u64>) {
-        let batch = batch.downcast::<Batch<String>>().unwrap();
-        let hashes = batch.hashes.first(batch.items.len()).to_vec();
-        (batch.items, hashes)
+        let batch = batch.downcast::<Batch<Hashed<String>>>().unwrap();
+        batch.items.into_iter().map(|Hashed { hash, record }| (record, hash)).unzip()
     }
 
     fn two_batches() -> Vec<u8> {
-        let codec = RecordCodec::of::<String>();
+        let codec = RecordCodec::keyed::<String>();
         let mut bytes = Vec::new();
         codec.encode(&batch(&["a", "", "longer"]), &mut bytes).unwrap();
         codec.encode(&batch(&["next"]), &mut bytes).unwrap();
@@ -170,7 +200,8 @@ mod tests {
 
     #[test]
     fn what_was_encoded_is_decoded_again_in_order() {
-        let mut decoded = RecordCodec::of::<String>().decode(&two_batches(), &|_| true).unwrap().into_iter();
+        let mut decoded =
+            RecordCodec::keyed::<String>().decode(&two_batches(), &|_| true).unwrap().into_iter();
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         assert_eq!(records(decoded.next().unwrap()), (texts(&["a", "", "longer"]), vec![100, 101, 102]));
         assert_eq!(records(decoded.next().unwrap()), (texts(&["next"]), vec![100]));
@@ -181,10 +212,10 @@ mod tests {
     #[test]
     fn the_stored_form_does_not_change() {
         let mut bytes = Vec::new();
-        RecordCodec::of::<String>().encode(&batch(&["a", "bc"]), &mut bytes).unwrap();
+        RecordCodec::keyed::<String>().encode(&batch(&["a", "bc"]), &mut bytes).unwrap();
         let hashes = [100, 0, 0, 0, 0, 0, 0, 0, 101, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(bytes, [&[2, 0, 0, 0, 1][..], &hashes, &[2, 1, b'a', 2, b'b', b'c']].concat());
-        let plain: AnyBatch = Box::new(Batch { items: vec![300_u32], hashes: Hashes::default() });
+        let plain: AnyBatch = Box::new(Batch { items: vec![300_u32] });
         let mut bytes = Vec::new();
         RecordCodec::of::<u32>().encode(&plain, &mut bytes).unwrap();
         assert_eq!(bytes, [1, 0, 0, 0, 0, 1, 0xac, 0x02]);
@@ -192,12 +223,12 @@ mod tests {
 
     #[test]
     fn only_wanted_hashes_are_decoded_and_records_without_hashes_always() {
-        let codec = RecordCodec::of::<String>();
+        let codec = RecordCodec::keyed::<String>();
         let some = codec.decode(&two_batches(), &|hash| hash == 101).unwrap();
         assert_eq!(some.into_iter().map(records).collect::<Vec<_>>(), [(vec![String::new()], vec![101])]);
         let codec = RecordCodec::of::<u32>();
         let mut bytes = Vec::new();
-        let plain: AnyBatch = Box::new(Batch { items: vec![1_u32, 2], hashes: Hashes::default() });
+        let plain: AnyBatch = Box::new(Batch { items: vec![1_u32, 2] });
         codec.encode(&plain, &mut bytes).unwrap();
         assert_eq!(codec.decode(&bytes, &|_| false).unwrap()[0].len(), 2);
     }
@@ -207,14 +238,14 @@ mod tests {
         let bytes = two_batches();
         let first = 4 + 1 + 3 * 8 + 1 + 2 + 1 + 7;
         for cut in (1..bytes.len()).filter(|cut| *cut != first) {
-            let error = RecordCodec::of::<String>().decode(&bytes[..cut], &|_| true).unwrap_err();
+            let error = RecordCodec::keyed::<String>().decode(&bytes[..cut], &|_| true).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "cut at {cut}");
         }
     }
 
     #[test]
     fn a_copy_is_equal_and_a_batch_of_another_type_is_an_error() {
-        let copy = RecordCodec::of::<String>().copy(&batch(&["a", "b"])).unwrap();
+        let copy = RecordCodec::keyed::<String>().copy(&batch(&["a", "b"])).unwrap();
         assert_eq!(records(copy), (vec!["a".to_owned(), "b".to_owned()], vec![100, 101]));
         assert_eq!(RecordCodec::of::<u32>().copy(&batch(&["a"])).unwrap_err().kind(), ErrorKind::Internal);
     }

@@ -1,6 +1,6 @@
 //! A channel: one producing subtask, one consuming subtask, a bounded ring, and a way back for empty buffers.
 
-use super::{Announcements, AnyBatch, Barrier, Batch, Element, WakeCell};
+use super::{Announcements, AnyBatch, Barrier, Batch, Element, WakeCell, batch_capacity};
 use crate::metrics::SubtaskCounters;
 use std::collections::VecDeque;
 use std::fmt;
@@ -153,10 +153,11 @@ impl Output {
     }
 
     /// An empty batch: one that came back, else a new one.
-    pub fn buffer<T: Send + 'static>(&mut self, hashed: bool) -> Box<Batch<T>> {
-        match self.spare.pop().map(|any| any.downcast::<Batch<T>>()) {
-            Ok(Ok(batch)) => batch,
-            _ => Box::new(Batch::with_room(hashed)),
+    pub fn buffer<I: Send + 'static>(&mut self) -> Box<Batch<I>> {
+        match self.spare.pop().map(|any| any.downcast::<Batch<I>>()) {
+            // One that was restored has room for no more than it held.
+            Ok(Ok(batch)) if batch.items.capacity() >= batch_capacity::<I>() => batch,
+            _ => Box::new(Batch::with_room()),
         }
     }
 
@@ -341,15 +342,15 @@ mod tests {
     #[test]
     fn buffers_come_back() {
         let (mut output, mut input) = channel(2, Arc::default(), Arc::default());
-        let mut first = output.buffer::<u64>(true);
+        let mut first = output.buffer::<u64>();
         first.items.push(1);
         let at = first.items.as_ptr();
         assert_eq!(output.send(Element::Batch(first)), Flow::Ready);
         let Some(Element::Batch(mut any)) = input.receive() else { panic!("a batch") };
         any.downcast_mut::<Batch<u64>>().unwrap().items.clear();
         input.give_back(any);
-        let again = output.buffer::<u64>(true);
+        let again = output.buffer::<u64>();
         assert_eq!(again.items.as_ptr(), at);
-        assert_ne!(output.buffer::<u64>(true).items.as_ptr(), at);
+        assert_ne!(output.buffer::<u64>().items.as_ptr(), at);
     }
 }

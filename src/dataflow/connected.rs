@@ -71,8 +71,12 @@ impl<K, L: PortList> Connected<K, L> {
 
 impl<K: Key, L: PortList> Connected<K, L> {
     /// Joins another stream with the same type of key: see [`KeyedStream::connect`].
-    pub fn connect<U: Send + 'static>(self, other: KeyedStream<K, U>) -> Connected<K, (KeyedInput<U, K>, L)> {
-        self.and(other.draft, KeyedInput::new(other.keyer), "connect")
+    pub fn connect<U, G>(self, other: KeyedStream<K, U, G>) -> Connected<K, (KeyedInput<U, K, G>, L)>
+    where
+        U: Send + 'static,
+        G: Fn(&U) -> K + Clone + Send + 'static,
+    {
+        self.and(other.draft, KeyedInput::new(other.key), "connect")
     }
 }
 

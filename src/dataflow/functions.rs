@@ -38,12 +38,12 @@ impl<K: Key, T: StateValue, F: Fn(&mut T, T) + 'static> Handler<T> for Reduce<K,
     }
 }
 
-pub(super) struct AggregateOperator<K, In, A> {
+pub(super) struct AggregateOperator<K, In, A: Aggregate<In>> {
     state: AggregatingState<In, A>,
     key: PhantomData<fn(K)>,
 }
 
-impl<K, In, A> AggregateOperator<K, In, A> {
+impl<K, In, A: Aggregate<In>> AggregateOperator<K, In, A> {
     pub(super) fn new(state: AggregatingState<In, A>) -> Self {
         Self { state, key: PhantomData }
     }

@@ -203,7 +203,11 @@ impl Draft {
         F: ChainFactory + 'static,
     {
         let carries = format!("the stream after `{}`", self.last);
-        let edge = self.graph.edge(exchange, carries, RecordCodec::of::<T>());
+        let codec = match exchange {
+            Exchange::ByKey => RecordCodec::keyed::<T>(),
+            Exchange::Forward | Exchange::Rebalance | Exchange::Broadcast => RecordCodec::of::<T>(),
+        };
+        let edge = self.graph.edge(exchange, carries, codec);
         let next = self.behind(edge, exchange);
         self.outputs.push(edge);
         self.end(Box::new(recipe(edge)));

@@ -6,21 +6,31 @@ use super::operator_pipe::OperatorPipe;
 use super::pipe::Pipe;
 use super::{BroadcastStream, Connected, Stream};
 use crate::error::Result;
-use crate::operator::{BroadcastInput, Handler, KeyedInput, Keyer, Operator, Setup};
+use crate::operator::{BroadcastInput, Handler, KeyedInput, Operator, Setup};
 use crate::state::{Aggregate, Key, StateValue};
 use std::fmt;
+use std::marker::PhantomData;
 
-/// A stream of records of type `T`, partitioned by a key of type `K`.
+/// A stream of records of type `T`, partitioned by a key of type `K`, which a function of type `F` selects.
 ///
-/// What follows is an operator: it is always the head of its chain, so it gets its records in batches and its keys before
-/// them. Plain stages go before `key_by` or after the operator.
+/// What follows is an operator: it is always the head of its chain, so it gets its records in batches, and what it keeps for their keys is
+/// brought near before it is asked for. Plain stages go before `key_by` or after the operator.
+///
+/// In signatures: `KeyedStream<K, T, impl Fn(&T) -> K + Clone + Send + 'static>`; or, if `key_by` was given a `fn`, `KeyedStream<K, T>`.
 #[must_use = "a stream that leads nowhere is an error when the job starts: process it, and end it with a sink"]
-pub struct KeyedStream<K, T> {
+pub struct KeyedStream<K, T, F = fn(&T) -> K> {
     pub(super) draft: Draft,
-    pub(super) keyer: Box<dyn Keyer<T, K>>,
+    pub(super) key: F,
+    types: PhantomData<fn(T) -> K>,
 }
 
-impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
+impl<K, T, F> KeyedStream<K, T, F> {
+    pub(super) fn new(draft: Draft, key: F) -> Self {
+        Self { draft, key, types: PhantomData }
+    }
+}
+
+impl<K: Key, T: Send + 'static, By: Fn(&T) -> K + Clone + Send + 'static> KeyedStream<K, T, By> {
     /// Runs an operator. `factory` makes one instance per subtask and restart, and declares its states; `uid` names it: its
     /// state is matched by that.
     pub fn process<O, F>(
@@ -100,10 +110,14 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
     /// # }
     /// ```
     #[allow(clippy::type_complexity)] // a list, spelled out
-    pub fn connect<U: Send + 'static>(
+    pub fn connect<U, G>(
         self,
-        other: KeyedStream<K, U>,
-    ) -> Connected<K, (KeyedInput<U, K>, (KeyedInput<T, K>, ()))> {
+        other: KeyedStream<K, U, G>,
+    ) -> Connected<K, (KeyedInput<U, K, G>, (KeyedInput<T, K, By>, ()))>
+    where
+        U: Send + 'static,
+        G: Fn(&U) -> K + Clone + Send + 'static,
+    {
         self.alone().connect(other)
     }
 
@@ -184,7 +198,7 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
     pub fn connect_broadcast<U: 'static>(
         self,
         other: BroadcastStream<U>,
-    ) -> Connected<K, (BroadcastInput<U>, (KeyedInput<T, K>, ()))> {
+    ) -> Connected<K, (BroadcastInput<U>, (KeyedInput<T, K, By>, ()))> {
         self.alone().connect_broadcast(other)
     }
 
@@ -195,8 +209,8 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
     }
 
     /// The one input of an operator.
-    fn alone(self) -> Connected<K, (KeyedInput<T, K>, ())> {
-        Connected::new(self.draft, (KeyedInput::new(self.keyer), ()))
+    fn alone(self) -> Connected<K, (KeyedInput<T, K, By>, ())> {
+        Connected::new(self.draft, (KeyedInput::new(self.key), ()))
     }
 
     /// Folds the records of each key into one of the same type, and emits the running result for every record. The first record
@@ -269,7 +283,7 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
     }
 }
 
-impl<K, T> fmt::Debug for KeyedStream<K, T> {
+impl<K, T, F> fmt::Debug for KeyedStream<K, T, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyedStream")
     }

@@ -54,7 +54,7 @@ pub trait OperatorPipe: Pipe {
 }
 
 /// An operator as it is written down: its uid, what makes it, and which of its side outputs go somewhere.
-pub(super) struct OperatorRecipe<O, F> {
+pub(super) struct OperatorRecipe<O: Operator, F> {
     id: OperatorId,
     factory: F,
     sides: Vec<TakenSide>,
@@ -62,7 +62,7 @@ pub(super) struct OperatorRecipe<O, F> {
     errors: ErrorPolicy,
 }
 
-impl<O, F: Clone> Clone for OperatorRecipe<O, F> {
+impl<O: Operator, F: Clone> Clone for OperatorRecipe<O, F> {
     fn clone(&self) -> Self {
         Self {
             id: self.id.clone(),
@@ -114,12 +114,12 @@ where
 }
 
 /// Begins with an operator, which is fed by one or several edges. `RESCUE`: whether it has an error policy.
-pub(super) struct HeadPipe<L, O, F, const RESCUE: bool> {
+pub(super) struct HeadPipe<L, O: Operator, F, const RESCUE: bool> {
     pub(super) inputs: L,
     pub(super) recipe: OperatorRecipe<O, F>,
 }
 
-impl<L: Clone, O, F: Clone, const RESCUE: bool> Clone for HeadPipe<L, O, F, RESCUE> {
+impl<L: Clone, O: Operator, F: Clone, const RESCUE: bool> Clone for HeadPipe<L, O, F, RESCUE> {
     fn clone(&self) -> Self {
         Self { inputs: self.inputs.clone(), recipe: self.recipe.clone() }
     }
@@ -182,12 +182,12 @@ where
 }
 
 /// Puts an operator without keys into the chain. `SIDES`: whether a side output of it is taken. `RESCUE`: whether it has an error policy.
-pub(super) struct ProcessPipe<P, O, F, const SIDES: bool, const RESCUE: bool> {
+pub(super) struct ProcessPipe<P, O: Operator, F, const SIDES: bool, const RESCUE: bool> {
     pub(super) up: P,
     pub(super) recipe: OperatorRecipe<O, F>,
 }
 
-impl<P: Clone, O, F: Clone, const SIDES: bool, const RESCUE: bool> Clone
+impl<P: Clone, O: Operator, F: Clone, const SIDES: bool, const RESCUE: bool> Clone
     for ProcessPipe<P, O, F, SIDES, RESCUE>
 {
     fn clone(&self) -> Self {

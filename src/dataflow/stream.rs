@@ -345,15 +345,15 @@ impl<T: 'static, P: Pipe<Out = T>> Stream<T, P> {
 
     /// Partitions the stream by a key: all records of one key go to one subtask, in order, where its state is. The selector must be
     /// a pure function of the record; it is called on both sides of the exchange.
-    pub fn key_by<K, F>(self, key: F) -> KeyedStream<K, T>
+    pub fn key_by<K, F>(self, key: F) -> KeyedStream<K, T, F>
     where
         T: Record,
         K: Key,
         F: Fn(&T) -> K + Clone + Send + 'static,
     {
-        let keyer = Box::new(key.clone());
-        let recipe = |edge| Recipe { pipe: self.pipe, tail: ByKeyTail { key, edge } };
-        KeyedStream { draft: self.draft.end_at_edge::<T, _>(Exchange::ByKey, recipe), keyer }
+        let tail = |edge| ByKeyTail { key: key.clone(), edge };
+        let recipe = |edge| Recipe { pipe: self.pipe, tail: tail(edge) };
+        KeyedStream::new(self.draft.end_at_edge::<T, _>(Exchange::ByKey, recipe), key)
     }
 
     /// Deals the records out in turn over all subtasks of the job. Use it after a source with fewer subtasks than the job, or where

@@ -15,7 +15,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// Everything a subtask brings to the building of its chain.
@@ -47,7 +46,7 @@ impl BuildContext {
     }
 
     /// The states of `operator`, with what was restored.
-    pub fn states_of(&mut self, operator: &OperatorId) -> StateStore {
+    pub fn states_of<K>(&mut self, operator: &OperatorId) -> StateStore<K> {
         let restored = self.restored.remove(operator).unwrap_or_default();
         StateStore::new(operator.clone(), self.max_parallelism, restored)
     }
@@ -70,14 +69,17 @@ impl BuildContext {
 /// stay the same from version to version of the program: state is matched by it.
 pub struct Setup<'a, K> {
     context: &'a SubtaskContext,
-    states: &'a mut StateStore,
+    states: &'a mut StateStore<K>,
     sides: &'a mut Sides,
-    key: PhantomData<fn(K)>,
 }
 
 impl<'a, K> Setup<'a, K> {
-    pub(crate) fn new(context: &'a SubtaskContext, states: &'a mut StateStore, sides: &'a mut Sides) -> Self {
-        Self { context, states, sides, key: PhantomData }
+    pub(crate) fn new(
+        context: &'a SubtaskContext,
+        states: &'a mut StateStore<K>,
+        sides: &'a mut Sides,
+    ) -> Self {
+        Self { context, states, sides }
     }
 
     /// Which of the parallel instances this one is, from 0.
@@ -190,7 +192,7 @@ impl<K: Key> Setup<'_, K> {
     /// # Errors
     /// When the name is taken, or what was stored under it has another type or is damaged. So with all declarations.
     pub fn value_state<V: StateValue>(&mut self, name: &str) -> Result<ValueState<V>, Error> {
-        self.states.value::<K, V>(name)
+        self.states.value(name)
     }
 
     /// A list per key.
@@ -198,7 +200,7 @@ impl<K: Key> Setup<'_, K> {
     /// # Errors
     /// As [`value_state`](Self::value_state).
     pub fn list_state<T: StateValue>(&mut self, name: &str) -> Result<ListState<T>, Error> {
-        self.states.list::<K, T>(name)
+        self.states.list(name)
     }
 
     /// A map per key.
@@ -206,7 +208,7 @@ impl<K: Key> Setup<'_, K> {
     /// # Errors
     /// As [`value_state`](Self::value_state).
     pub fn map_state<UK: UserKey, V: StateValue>(&mut self, name: &str) -> Result<MapState<UK, V>, Error> {
-        self.states.map::<K, UK, V>(name)
+        self.states.map(name)
     }
 
     /// One value per key, into which further values are folded by `reduce`.
@@ -218,7 +220,7 @@ impl<K: Key> Setup<'_, K> {
         name: &str,
         reduce: impl Fn(&mut V, V) + Send + 'static,
     ) -> Result<ReducingState<V>, Error> {
-        self.states.reducing::<K, V>(name, reduce)
+        self.states.reducing(name, reduce)
     }
 
     /// One accumulator per key, of a type of its own.
@@ -230,7 +232,7 @@ impl<K: Key> Setup<'_, K> {
         name: &str,
         aggregate: A,
     ) -> Result<AggregatingState<In, A>, Error> {
-        self.states.aggregating::<K, In, A>(name, aggregate)
+        self.states.aggregating(name, aggregate)
     }
 }
 

@@ -110,9 +110,9 @@ pub trait CheckpointedAsync: Operator {
 }
 
 /// How the fields of an operator are snapshotted and restored, for one that is registered.
-pub struct Fields<O> {
+pub struct Fields<O: Operator> {
     snapshot: fn(&mut O, Barrier) -> Result<FieldsSnapshot>,
-    restore: fn(&mut O, &mut StateStore, Instance) -> Result,
+    restore: fn(&mut O, &mut StateStore<O::Key>, Instance) -> Result,
 }
 
 /// Which instance of an operator.
@@ -124,15 +124,15 @@ pub struct Instance {
     pub parallelism: u32,
 }
 
-impl<O> Clone for Fields<O> {
+impl<O: Operator> Clone for Fields<O> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<O> Copy for Fields<O> {}
+impl<O: Operator> Copy for Fields<O> {}
 
-impl<O> fmt::Debug for Fields<O> {
+impl<O: Operator> fmt::Debug for Fields<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Fields")
     }
@@ -153,7 +153,7 @@ impl<O: Operator> Fields<O> {
                 Ok(FieldsSnapshot(Box::pin(std::future::ready(Ok(list)))))
             },
             restore: |operator, store, instance| {
-                restored::<O::State>(store, instance)?.map_or(Ok(()), |state| operator.restore(state))
+                restored::<O::State, _>(store, instance)?.map_or(Ok(()), |state| operator.restore(state))
             },
         }
     }
@@ -172,7 +172,7 @@ impl<O: Operator> Fields<O> {
                 )))
             },
             restore: |operator, store, instance| {
-                restored::<O::State>(store, instance)?.map_or(Ok(()), |state| operator.restore(state))
+                restored::<O::State, _>(store, instance)?.map_or(Ok(()), |state| operator.restore(state))
             },
         }
     }
@@ -183,7 +183,12 @@ impl<O: Operator> Fields<O> {
     }
 
     /// Gives an instance what the checkpoint holds for it.
-    pub(crate) fn restore(&self, operator: &mut O, store: &mut StateStore, instance: Instance) -> Result {
+    pub(crate) fn restore(
+        &self,
+        operator: &mut O,
+        store: &mut StateStore<O::Key>,
+        instance: Instance,
+    ) -> Result {
         (self.restore)(operator, store, instance)
     }
 }
@@ -199,7 +204,10 @@ fn list<T: DeserializeOwned>(element: Vec<u8>) -> ListSnapshot {
 }
 
 /// The fields of this instance, if there were any.
-fn restored<T: DeserializeOwned>(store: &mut StateStore, instance: Instance) -> Result<Option<T>, Error> {
+fn restored<T: DeserializeOwned, K>(
+    store: &mut StateStore<K>,
+    instance: Instance,
+) -> Result<Option<T>, Error> {
     let mut all = store.restore_list::<T, Vec<T>>(FIELDS_STATE, &schema::<T>())?;
     let Instance { subtask, parallelism } = instance;
     match all.len() {

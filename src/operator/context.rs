@@ -13,8 +13,8 @@ use std::sync::Arc;
 pub struct Unkeyed;
 
 /// Everything an operator has beside itself.
-pub struct Core<Out> {
-    pub(crate) states: StateStore,
+pub struct Core<Out, K> {
+    pub(crate) states: StateStore<K>,
     pub(crate) out: Output<Out>,
     pub(crate) sides: Sides,
     /// Records taken since they were last published.
@@ -24,9 +24,9 @@ pub struct Core<Out> {
     counters: Arc<OperatorCounters>,
 }
 
-impl<Out: 'static> Core<Out> {
+impl<Out: 'static, K> Core<Out, K> {
     pub(crate) fn new(
-        states: StateStore,
+        states: StateStore<K>,
         sides: Sides,
         rescue: Option<Box<Rescue>>,
         counters: Arc<OperatorCounters>,
@@ -60,7 +60,7 @@ impl<Out: 'static> Core<Out> {
     }
 }
 
-impl<Out> fmt::Debug for Core<Out> {
+impl<Out, K> fmt::Debug for Core<Out, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Core")
     }
@@ -73,7 +73,7 @@ impl<Out> fmt::Debug for Core<Out> {
 pub struct Context<'a, O: Operator> {
     pub(super) key: &'a O::Key,
     pub(super) hash: u64,
-    pub(super) core: &'a mut Core<O::Out>,
+    pub(super) core: &'a mut Core<O::Out, O::Key>,
 }
 
 impl<'a, O: Operator> Context<'a, O> {
@@ -117,12 +117,12 @@ where
     type Key = O::Key;
 
     #[inline]
-    fn states(&self) -> (&StateStore, &O::Key, u64) {
+    fn states(&self) -> (&StateStore<O::Key>, &O::Key, u64) {
         (&self.core.states, self.key, self.hash)
     }
 
     #[inline]
-    fn states_mut(&mut self) -> (&mut StateStore, &O::Key, u64) {
+    fn states_mut(&mut self) -> (&mut StateStore<O::Key>, &O::Key, u64) {
         (&mut self.core.states, self.key, self.hash)
     }
 }
@@ -143,7 +143,7 @@ where
 /// }
 /// ```
 pub struct BroadcastContext<'a, O: Operator> {
-    pub(super) core: &'a mut Core<O::Out>,
+    pub(super) core: &'a mut Core<O::Out, O::Key>,
 }
 
 impl<O: Operator> BroadcastContext<'_, O> {
@@ -174,7 +174,7 @@ impl<O: Operator> BroadcastAccess for BroadcastContext<'_, O> {}
 /// Given to an operator where no record is at hand: [`open`](Operator::open) and [`finish`](Operator::finish). There is no key,
 /// so keyed state does not compile here; operator state does.
 pub struct OperatorContext<'a, O: Operator> {
-    pub(super) core: &'a mut Core<O::Out>,
+    pub(super) core: &'a mut Core<O::Out, O::Key>,
 }
 
 impl<O: Operator> OperatorContext<'_, O> {
@@ -204,13 +204,15 @@ macro_rules! access {
     ($($context:ident),+) => {
         $(
             impl<O: Operator> OperatorAccess for $context<'_, O> {
+                type StoreKey = O::Key;
+
                 #[inline]
-                fn store(&self) -> &StateStore {
+                fn store(&self) -> &StateStore<O::Key> {
                     &self.core.states
                 }
 
                 #[inline]
-                fn store_mut(&mut self) -> &mut StateStore {
+                fn store_mut(&mut self) -> &mut StateStore<O::Key> {
                     &mut self.core.states
                 }
             }

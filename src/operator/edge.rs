@@ -24,7 +24,7 @@ impl<T: 'static, D: Push<T>> EdgeHead<T, D> {
 
 impl<T: 'static, D: Push<T>> Chain for EdgeHead<T, D> {
     fn on_batch(&mut self, _: Port, batch: &mut AnyBatch) -> Result<Flow> {
-        let Some(Batch { items, .. }) = batch.downcast_mut::<Batch<T>>() else {
+        let Some(Batch { items }) = batch.downcast_mut::<Batch<T>>() else {
             return Err(Error::new(ErrorKind::Internal, "a channel carried records of another type").into());
         };
         let mut records = items.drain(..);

@@ -128,8 +128,8 @@ impl Rescue {
 pub(super) fn handled<T, O, const RESCUE: bool>(
     operator: &mut O,
     record: T,
-    core: &mut Core<O::Out>,
-    handle: impl FnOnce(&mut O, T, &mut Core<O::Out>) -> Result,
+    core: &mut Core<O::Out, O::Key>,
+    handle: impl FnOnce(&mut O, T, &mut Core<O::Out, O::Key>) -> Result,
 ) -> Result
 where
     T: 'static,
@@ -142,8 +142,8 @@ where
 fn rescued<T, O>(
     operator: &mut O,
     record: T,
-    core: &mut Core<O::Out>,
-    handle: impl FnOnce(&mut O, T, &mut Core<O::Out>) -> Result,
+    core: &mut Core<O::Out, O::Key>,
+    handle: impl FnOnce(&mut O, T, &mut Core<O::Out, O::Key>) -> Result,
 ) -> Result
 where
     T: 'static,

@@ -62,11 +62,12 @@ impl<O: Operator> Inputs<O> for () {
     }
 }
 
-impl<O, K, T, L> Inputs<O> for (KeyedInput<T, K>, L)
+impl<O, K, T, F, L> Inputs<O> for (KeyedInput<T, K, F>, L)
 where
     O: Operator<Key = K> + Handler<T>,
     K: Send + 'static,
     T: 'static,
+    F: Fn(&T) -> K + Clone + Send + 'static,
     L: Inputs<O>,
 {
     fn takes(record: TypeId) -> bool {
@@ -141,14 +142,14 @@ where
 fn take_each<T, O, D, const RESCUE: bool>(
     batch: &mut AnyBatch,
     parts: &mut Parts<O, D>,
-    handle: impl Fn(&mut O, T, &mut Core<O::Out>) -> Result,
+    handle: impl Fn(&mut O, T, &mut Core<O::Out, O::Key>) -> Result,
 ) -> Result<Flow>
 where
     T: 'static,
     O: Operator,
     D: Push<O::Out>,
 {
-    let Batch { items, .. } = typed::<T>(batch, &parts.id)?;
+    let Batch { items } = typed::<T>(batch, &parts.id)?;
     let mut flow = Flow::Ready;
     let mut taken = 0;
     let mut rest = Vec::new();
@@ -172,8 +173,8 @@ where
     Ok(flow)
 }
 
-fn typed<'b, T: 'static>(batch: &'b mut AnyBatch, id: &OperatorId) -> Result<&'b mut Batch<T>, Error> {
-    batch.downcast_mut::<Batch<T>>().ok_or_else(|| {
+fn typed<'b, I: 'static>(batch: &'b mut AnyBatch, id: &OperatorId) -> Result<&'b mut Batch<I>, Error> {
+    batch.downcast_mut::<Batch<I>>().ok_or_else(|| {
         let what = "a channel carried records of another type than its consumer takes";
         Error::new(ErrorKind::Internal, what).operator(id)
     })

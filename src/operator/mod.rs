@@ -38,7 +38,7 @@ pub use ends::{AnySink, AnySource, SinkEnd, SourceEnd};
 pub use errors::{DeadLetter, ErrorPolicy};
 pub use head::OperatorHead;
 pub use inputs::{BroadcastInput, Inputs, PlainInput, PortList};
-pub use keyed::{KeyedInput, Keyer};
+pub use keyed::KeyedInput;
 pub use output::Output;
 pub use parts::Made;
 pub use process::ProcessStage;

@@ -19,7 +19,7 @@ pub struct Made<O: Operator> {
     /// The instance.
     pub operator: O,
     /// What it has beside itself.
-    pub core: Core<O::Out>,
+    pub core: Core<O::Out, O::Key>,
     /// How its fields are stored, if they are.
     pub fields: Option<Fields<O>>,
 }
@@ -28,7 +28,7 @@ pub struct Made<O: Operator> {
 pub struct Parts<O: Operator, D> {
     pub(super) id: OperatorId,
     pub(super) operator: O,
-    pub(super) core: Core<O::Out>,
+    pub(super) core: Core<O::Out, O::Key>,
     pub(super) down: D,
     fields: Option<Fields<O>>,
     /// Whether `finish` was called, or must not be.

@@ -124,7 +124,7 @@ fn heirs(exchange: Exchange, state: &EdgeState, number: usize, parallelism: u32)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channel::{Batch, Hashes};
+    use crate::channel::{Batch, Hashed};
     use crate::checkpoint::metadata::{ChannelState, Segment};
     use crate::types::EdgeId;
     use std::collections::BTreeMap;
@@ -179,9 +179,10 @@ mod tests {
     fn a_keyed_record_goes_to_the_owner_of_its_key_and_to_nobody_else() {
         let groups = MaxParallelism::new(16).unwrap();
         let hashes: Vec<u64> = (0..100).map(|i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
-        let codec = RecordCodec::of::<u64>();
+        let codec = RecordCodec::keyed::<u64>();
         let mut bytes = Vec::new();
-        let batch: AnyBatch = Box::new(Batch { items: hashes.clone(), hashes: Hashes::of(&hashes).unwrap() });
+        let items: Vec<_> = hashes.iter().map(|hash| Hashed { hash: *hash, record: *hash }).collect();
+        let batch: AnyBatch = Box::new(Batch { items });
         codec.encode(&batch, &mut bytes).unwrap();
         for parallelism in 1..6 {
             let mut found = Vec::new();
@@ -195,15 +196,11 @@ mod tests {
                     max_parallelism: groups,
                 };
                 for batch in restored.batches().unwrap() {
-                    let batch = batch.downcast::<Batch<u64>>().unwrap();
-                    assert_eq!(batch.items, batch.hashes.first(batch.items.len()));
-                    assert!(
-                        batch
-                            .items
-                            .iter()
-                            .all(|hash| { groups.owner_of(groups.group_of(*hash), parallelism) == index })
-                    );
-                    found.extend(batch.items);
+                    for Hashed { hash, record } in batch.downcast::<Batch<Hashed<u64>>>().unwrap().items {
+                        assert_eq!(record, hash);
+                        assert_eq!(groups.owner_of(groups.group_of(hash), parallelism), index);
+                        found.push(record);
+                    }
                 }
             }
             found.sort_unstable();

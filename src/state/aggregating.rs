@@ -1,6 +1,6 @@
 //! All that was added, folded into an accumulator of another type.
 
-use super::handle::Slot;
+use super::raw::TableId;
 use super::{KeyedAccess, StateValue};
 use std::fmt;
 use std::marker::PhantomData;
@@ -32,28 +32,28 @@ pub trait Aggregate<In>: Clone + Send + 'static {
 
 /// Per key, all records added, folded by an [`Aggregate`] (Flink's `AggregatingState`). Declare it with
 /// `aggregating_state`; every method works on the current key.
-pub struct AggregatingState<In, A> {
-    slot: Slot,
+pub struct AggregatingState<In, A: Aggregate<In>> {
+    slot: TableId<A::Acc>,
     aggregate: A,
     types: PhantomData<fn(In)>,
 }
 
-impl<In, A: Clone> Clone for AggregatingState<In, A> {
+impl<In, A: Aggregate<In>> Clone for AggregatingState<In, A> {
     fn clone(&self) -> Self {
         Self { slot: self.slot, aggregate: self.aggregate.clone(), types: PhantomData }
     }
 }
 
-impl<In, A: Copy> Copy for AggregatingState<In, A> {}
+impl<In, A: Aggregate<In> + Copy> Copy for AggregatingState<In, A> {}
 
-impl<In, A> fmt::Debug for AggregatingState<In, A> {
+impl<In, A: Aggregate<In>> fmt::Debug for AggregatingState<In, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AggregatingState({})", self.slot.index)
+        f.write_str("AggregatingState")
     }
 }
 
 impl<In, A: Aggregate<In>> AggregatingState<In, A> {
-    pub(super) fn new(slot: Slot, aggregate: A) -> Self {
+    pub(super) fn new(slot: TableId<A::Acc>, aggregate: A) -> Self {
         Self { slot, aggregate, types: PhantomData }
     }
 
@@ -61,7 +61,7 @@ impl<In, A: Aggregate<In>> AggregatingState<In, A> {
     #[inline]
     pub fn add<C: KeyedAccess>(&self, ctx: &mut C, record: In) {
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut::<C::Key, A::Acc>(self.slot) {
+        if let Some(table) = store.table_mut(self.slot) {
             table.update(key, hash, || self.aggregate.create(), |acc| self.aggregate.add(acc, record));
         }
     }
@@ -70,7 +70,7 @@ impl<In, A: Aggregate<In>> AggregatingState<In, A> {
     #[inline]
     pub fn get<C: KeyedAccess>(&self, ctx: &C) -> Option<A::Out> {
         let (store, key, hash) = ctx.states();
-        let acc = store.table::<C::Key, A::Acc>(self.slot)?.get(key, hash)?;
+        let acc = store.table(self.slot)?.get(key, hash)?;
         Some(self.aggregate.result(acc))
     }
 
@@ -78,7 +78,7 @@ impl<In, A: Aggregate<In>> AggregatingState<In, A> {
     #[inline]
     pub fn clear<C: KeyedAccess>(&self, ctx: &mut C) {
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut::<C::Key, A::Acc>(self.slot) {
+        if let Some(table) = store.table_mut(self.slot) {
             table.remove(key, hash);
         }
     }
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn the_first_add_makes_the_accumulator() {
         let mut ctx = Fake::<u64>::new();
-        let mean = ctx.store.aggregating::<u64, u32, _>("mean", Mean).unwrap();
+        let mean = ctx.store.aggregating::<u32, _>("mean", Mean).unwrap();
         let ctx = ctx.at(1);
         assert_eq!(mean.get(ctx), None);
         mean.add(ctx, 1);

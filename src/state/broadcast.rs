@@ -21,7 +21,7 @@ pub struct BroadcastState<A, B> {
     types: PhantomData<fn() -> (A, B)>,
 }
 
-plain_handle!(BroadcastState<A, B>);
+plain_handle!(BroadcastState < A, B > (Slot));
 
 impl<A: UserKey, B: StateValue> BroadcastState<A, B> {
     fn entries<'c, C: OperatorAccess>(&self, ctx: &'c C) -> Option<&'c Entries<A, B>> {

@@ -1,6 +1,6 @@
-//! What all state handles are: a slot number.
+//! What all state handles are: a number.
 
-/// Names a slot of a [`StateStore`](super::StateStore).
+/// Names an operator state of a [`StateStore`](super::StateStore).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Slot {
     /// The store that gave it out, by a number made from its operator's uid: catches a handle used in another operator.
@@ -8,9 +8,9 @@ pub(super) struct Slot {
     pub(super) index: u32,
 }
 
-/// Makes a handle a plain number, whatever its type parameters are.
+/// Makes a handle a plain number, of type `$slot`, whatever its type parameters are.
 macro_rules! plain_handle {
-    ($name:ident<$($parameter:ident),+>) => {
+    ($name:ident<$($parameter:ident),+>($slot:ty)) => {
         impl<$($parameter),+> Clone for $name<$($parameter),+> {
             fn clone(&self) -> Self {
                 *self
@@ -21,12 +21,12 @@ macro_rules! plain_handle {
 
         impl<$($parameter),+> std::fmt::Debug for $name<$($parameter),+> {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                write!(f, "{}({})", stringify!($name), self.slot.index)
+                f.write_str(stringify!($name))
             }
         }
 
         impl<$($parameter),+> $name<$($parameter),+> {
-            pub(in crate::state) fn new(slot: super::handle::Slot) -> Self {
+            pub(in crate::state) fn new(slot: $slot) -> Self {
                 Self { slot, types: std::marker::PhantomData }
             }
         }

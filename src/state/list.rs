@@ -1,6 +1,7 @@
 //! A list per key.
 
-use super::handle::{Slot, plain_handle};
+use super::handle::plain_handle;
+use super::raw::TableId;
 use super::{KeyedAccess, StateValue};
 use std::marker::PhantomData;
 
@@ -10,18 +11,18 @@ use std::marker::PhantomData;
 /// The first change to a list while a checkpoint is being written encodes the list as it was. Keep long histories in a
 /// [`MapState`](super::MapState) or cut them by key.
 pub struct ListState<T> {
-    slot: Slot,
+    slot: TableId<Vec<T>>,
     types: PhantomData<fn() -> T>,
 }
 
-plain_handle!(ListState<T>);
+plain_handle!(ListState<T>(TableId<Vec<T>>));
 
 impl<T: StateValue> ListState<T> {
     /// Appends a value.
     #[inline]
     pub fn add<C: KeyedAccess>(&self, ctx: &mut C, value: T) {
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut::<C::Key, Vec<T>>(self.slot) {
+        if let Some(table) = store.table_mut(self.slot) {
             table.update(key, hash, Vec::new, |list| list.push(value));
         }
     }
@@ -33,7 +34,7 @@ impl<T: StateValue> ListState<T> {
             return;
         }
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut::<C::Key, Vec<T>>(self.slot) {
+        if let Some(table) = store.table_mut(self.slot) {
             table.update(key, hash, Vec::new, |list| list.extend(values));
         }
     }
@@ -42,7 +43,7 @@ impl<T: StateValue> ListState<T> {
     pub fn set<C: KeyedAccess>(&self, ctx: &mut C, values: impl IntoIterator<Item = T>) {
         let values: Vec<T> = values.into_iter().collect();
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut::<C::Key, Vec<T>>(self.slot) {
+        if let Some(table) = store.table_mut(self.slot) {
             if values.is_empty() {
                 table.remove(key, hash);
             } else {
@@ -54,7 +55,7 @@ impl<T: StateValue> ListState<T> {
     /// Changes the list in place.
     pub fn update<C: KeyedAccess, R>(&self, ctx: &mut C, f: impl FnOnce(&mut Vec<T>) -> R) -> R {
         let (store, key, hash) = ctx.states_mut();
-        let Some(table) = store.table_mut::<C::Key, Vec<T>>(self.slot) else { return f(&mut Vec::new()) };
+        let Some(table) = store.table_mut(self.slot) else { return f(&mut Vec::new()) };
         let (result, empty) = table.update(key, hash, Vec::new, |list| (f(list), list.is_empty()));
         if empty {
             table.remove(key, hash);
@@ -66,10 +67,7 @@ impl<T: StateValue> ListState<T> {
     #[inline]
     pub fn get<'c, C: KeyedAccess>(&self, ctx: &'c C) -> &'c [T] {
         let (store, key, hash) = ctx.states();
-        store
-            .table::<C::Key, Vec<T>>(self.slot)
-            .and_then(|table| table.get(key, hash))
-            .map_or(&[], Vec::as_slice)
+        store.table(self.slot).and_then(|table| table.get(key, hash)).map_or(&[], Vec::as_slice)
     }
 
     /// Number of values.
@@ -88,7 +86,7 @@ impl<T: StateValue> ListState<T> {
     #[inline]
     pub fn clear<C: KeyedAccess>(&self, ctx: &mut C) {
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut::<C::Key, Vec<T>>(self.slot) {
+        if let Some(table) = store.table_mut(self.slot) {
             table.remove(key, hash);
         }
     }
@@ -101,7 +99,7 @@ mod tests {
     #[test]
     fn s15_2_empty_set_clears_and_empty_add_all_does_nothing() {
         let mut ctx = Fake::<u64>::new();
-        let list = ctx.store.list::<u64, String>("l").unwrap();
+        let list = ctx.store.list::<String>("l").unwrap();
         let ctx = ctx.at(1);
         list.add_all(ctx, Vec::new());
         assert_eq!(ctx.entries("l"), 0);
@@ -120,7 +118,7 @@ mod tests {
     #[test]
     fn a_list_emptied_in_place_is_gone() {
         let mut ctx = Fake::<u64>::new();
-        let list = ctx.store.list::<u64, u8>("l").unwrap();
+        let list = ctx.store.list::<u8>("l").unwrap();
         let ctx = ctx.at(1);
         list.add_all(ctx, [1, 2, 3]);
         assert_eq!(list.update(ctx, Vec::pop), Some(3));

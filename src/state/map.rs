@@ -1,6 +1,7 @@
 //! A map per key.
 
-use super::handle::{Slot, plain_handle};
+use super::handle::plain_handle;
+use super::raw::TableId;
 use super::{Key, KeyedAccess, StateValue};
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
@@ -21,16 +22,16 @@ impl<T: Key + Hash> UserKey for T {}
 /// The first change to a key's map while a checkpoint is being written encodes that map as it was. A map with very many entries is
 /// better made the key: `key_by` on both.
 pub struct MapState<UK, V> {
-    slot: Slot,
+    slot: TableId<Entries<UK, V>>,
     types: PhantomData<fn() -> (UK, V)>,
 }
 
-plain_handle!(MapState<UK, V>);
+plain_handle!(MapState<UK, V>(TableId<Entries<UK, V>>));
 
 impl<UK: UserKey, V: StateValue> MapState<UK, V> {
     fn entries<'c, C: KeyedAccess>(&self, ctx: &'c C) -> Option<&'c Entries<UK, V>> {
         let (store, key, hash) = ctx.states();
-        store.table::<C::Key, Entries<UK, V>>(self.slot)?.get(key, hash)
+        store.table(self.slot)?.get(key, hash)
     }
 
     /// A copy of the value under `user_key`.
@@ -51,7 +52,7 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
     /// Puts a value under `user_key` and gives the old one.
     pub fn insert<C: KeyedAccess>(&self, ctx: &mut C, user_key: UK, value: V) -> Option<V> {
         let (store, key, hash) = ctx.states_mut();
-        let table = store.table_mut::<C::Key, Entries<UK, V>>(self.slot)?;
+        let table = store.table_mut(self.slot)?;
         table.update(key, hash, Entries::default, |entries| entries.insert(user_key, value))
     }
 
@@ -62,7 +63,7 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
             return;
         }
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut::<C::Key, Entries<UK, V>>(self.slot) {
+        if let Some(table) = store.table_mut(self.slot) {
             table.update(key, hash, Entries::default, |entries| entries.extend(values));
         }
     }
@@ -73,7 +74,7 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
         V: Default,
     {
         let (store, key, hash) = ctx.states_mut();
-        match store.table_mut::<C::Key, Entries<UK, V>>(self.slot) {
+        match store.table_mut(self.slot) {
             Some(table) => {
                 table.update(key, hash, Entries::default, |entries| f(entries.entry(user_key).or_default()))
             }
@@ -87,7 +88,7 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
             return None; // without encoding for a snapshot a map that stays as it is
         }
         let (store, key, hash) = ctx.states_mut();
-        let table = store.table_mut::<C::Key, Entries<UK, V>>(self.slot)?;
+        let table = store.table_mut(self.slot)?;
         let entries = table.get_mut(key, hash)?;
         let removed = entries.remove(user_key);
         if entries.is_empty() {
@@ -127,7 +128,7 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
     /// Removes all pairs.
     pub fn clear<C: KeyedAccess>(&self, ctx: &mut C) {
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut::<C::Key, Entries<UK, V>>(self.slot) {
+        if let Some(table) = store.table_mut(self.slot) {
             table.remove(key, hash);
         }
     }
@@ -140,7 +141,7 @@ mod tests {
     #[test]
     fn s15_3_removing_the_last_pair_removes_the_key() {
         let mut ctx = Fake::<u64>::new();
-        let map = ctx.store.map::<u64, String, u64>("m").unwrap();
+        let map = ctx.store.map::<String, u64>("m").unwrap();
         let ctx = ctx.at(1);
         map.insert_all(ctx, Vec::new());
         assert_eq!(ctx.entries("m"), 0);
@@ -159,7 +160,7 @@ mod tests {
     #[test]
     fn reads_see_the_current_key_only() {
         let mut ctx = Fake::<u64>::new();
-        let map = ctx.store.map::<u64, u8, Option<u8>>("m").unwrap();
+        let map = ctx.store.map::<u8, Option<u8>>("m").unwrap();
         map.insert_all(ctx.at(1), [(1, None), (2, Some(2))]);
         map.insert(ctx.at(2), 9, Some(9));
         let ctx = ctx.at(1);

@@ -1,6 +1,6 @@
 //! What operators keep: state handles, the keyed table behind them, and how it is snapshotted and restored.
 //!
-//! A handle is a slot number; the values live in the [`StateStore`] that the operator's context owns. So `&ctx` reads and
+//! A handle is a number; the values live in the [`StateStore`] that the operator's context owns. So `&ctx` reads and
 //! `&mut ctx` writes, and the engine reaches every table (to freeze it) without asking the operator.
 //!
 //! | state | per | holds |
@@ -95,22 +95,26 @@ pub trait KeyedAccess {
 
     /// The states, the current key and its stable hash, to read.
     #[doc(hidden)]
-    fn states(&self) -> (&StateStore, &Self::Key, u64);
+    fn states(&self) -> (&StateStore<Self::Key>, &Self::Key, u64);
 
     /// The states, the current key and its stable hash, to write.
     #[doc(hidden)]
-    fn states_mut(&mut self) -> (&mut StateStore, &Self::Key, u64);
+    fn states_mut(&mut self) -> (&mut StateStore<Self::Key>, &Self::Key, u64);
 }
 
 /// Access to the states of an operator without a key, for operator state; contexts implement it.
 pub trait OperatorAccess {
+    /// The operator's key.
+    #[doc(hidden)]
+    type StoreKey;
+
     /// The states, to read.
     #[doc(hidden)]
-    fn store(&self) -> &StateStore;
+    fn store(&self) -> &StateStore<Self::StoreKey>;
 
     /// The states, to write.
     #[doc(hidden)]
-    fn store_mut(&mut self) -> &mut StateStore;
+    fn store_mut(&mut self) -> &mut StateStore<Self::StoreKey>;
 }
 
 /// Access to broadcast state, to write it; only the context of a [`BroadcastHandler`](crate::BroadcastHandler) implements it.

@@ -2,8 +2,11 @@
 //! asks a function for it at every access. What each brings is measured in docs/performance.md.
 
 use super::store::AnyTable;
-use std::any::TypeId;
+use super::table::Table;
+use super::{Key, StateValue};
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Brings the cache lines of both ends of `at` near, or the one it must lie in. Changes nothing else.
 #[inline]
@@ -23,43 +26,73 @@ pub(super) fn prefetch<T>(at: &T) {
     let _ = at;
 }
 
-/// A table of any type, which gives itself as what it is to whoever names that type: `Box<dyn Any>` with the type's id beside the pointer,
-/// so that no function has to be called for it. A record's access to its state costs five instructions of this instead of fifteen.
-///
-/// Invariant: `of` is the id of the type of `*table`. Both are set together in [`new`](Self::new) and never again; nothing gives out the
-/// box, and an unsized value cannot be replaced through a reference.
-pub(super) struct ErasedTable {
-    of: TypeId,
-    table: Box<dyn AnyTable>,
+/// Names a table of values of type `V`. No two tables of a process have the same.
+pub(super) struct TableId<V> {
+    id: u64,
+    /// Where its store has put it.
+    index: u32,
+    values: PhantomData<fn() -> V>,
 }
 
-impl ErasedTable {
-    pub(super) fn new<T: AnyTable>(table: T) -> Self {
-        Self { of: TypeId::of::<T>(), table: Box::new(table) }
+impl<V> TableId<V> {
+    /// Where its store has put it.
+    #[inline]
+    pub(super) fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+impl<V> Clone for TableId<V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<V> Copy for TableId<V> {}
+
+/// A table with keys of type `K`, which gives itself as what it is to whoever has its [`TableId`]: one comparison of numbers says at once that
+/// it is that very table, and so of which type it is. With `dyn Any`, a record's access to its state cost fifteen instructions more.
+///
+/// Invariant: `id` is that of one `TableId<V>`, and `*table` is a `Table<K, V>`. Both are made together in [`new`](Self::new) with a number
+/// that is given out once, and never changed; nothing gives out the box, and an unsized value cannot be replaced through a reference.
+pub(super) struct ErasedTable<K> {
+    id: u64,
+    table: Box<dyn AnyTable>,
+    keys: PhantomData<fn() -> K>,
+}
+
+impl<K: Key> ErasedTable<K> {
+    /// With the id of the table, which says that its store puts it at `index`.
+    pub(super) fn new<V: StateValue>(table: Table<K, V>, index: u32) -> (Self, TableId<V>) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Some hundred years pass before they run out.
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let this = Self { id, table: Box::new(table), keys: PhantomData };
+        (this, TableId { id, index, values: PhantomData })
     }
 
-    /// The table, if it is a `T`.
+    /// The table, if this is its id.
     #[inline]
     #[allow(unsafe_code)]
-    pub(super) fn downcast_ref<T: AnyTable>(&self) -> Option<&T> {
-        // SAFETY: by the invariant `*table` is a `T`; the reference borrows `self` like the box does.
-        let table = || unsafe { &*std::ptr::from_ref::<dyn AnyTable>(&*self.table).cast::<T>() };
-        (self.of == TypeId::of::<T>()).then(table)
+    pub(super) fn get<V: StateValue>(&self, id: TableId<V>) -> Option<&Table<K, V>> {
+        // SAFETY: by the invariant `*table` is a `Table<K, V>` if this is its id; the reference borrows `self` like the box does.
+        let table = || unsafe { &*std::ptr::from_ref::<dyn AnyTable>(&*self.table).cast::<Table<K, V>>() };
+        (self.id == id.id).then(table)
     }
 
-    /// The table, if it is a `T`, to be changed.
+    /// The table, if this is its id, to be changed.
     #[inline]
     #[allow(unsafe_code)]
-    pub(super) fn downcast_mut<T: AnyTable>(&mut self) -> Option<&mut T> {
-        if self.of != TypeId::of::<T>() {
+    pub(super) fn get_mut<V: StateValue>(&mut self, id: TableId<V>) -> Option<&mut Table<K, V>> {
+        if self.id != id.id {
             return None;
         }
         // SAFETY: as above, and `self` is borrowed for as long as the only reference.
-        Some(unsafe { &mut *std::ptr::from_mut::<dyn AnyTable>(&mut *self.table).cast::<T>() })
+        Some(unsafe { &mut *std::ptr::from_mut::<dyn AnyTable>(&mut *self.table).cast::<Table<K, V>>() })
     }
 }
 
-impl Deref for ErasedTable {
+impl<K> Deref for ErasedTable<K> {
     type Target = dyn AnyTable;
 
     #[inline]
@@ -68,7 +101,7 @@ impl Deref for ErasedTable {
     }
 }
 
-impl DerefMut for ErasedTable {
+impl<K> DerefMut for ErasedTable<K> {
     #[inline]
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut *self.table
@@ -78,16 +111,15 @@ impl DerefMut for ErasedTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::table::Table;
 
     #[test]
-    fn a_table_is_what_it_was_and_nothing_else() {
-        let mut erased = ErasedTable::new(Table::<u64, String>::new());
-        assert!(erased.downcast_ref::<Table<u64, u64>>().is_none());
-        assert!(erased.downcast_mut::<Table<String, String>>().is_none());
-        let table = erased.downcast_mut::<Table<u64, String>>().unwrap();
-        assert!(table.insert(&1, 1, "one".to_owned()));
+    fn a_table_is_given_to_its_own_id_and_to_no_other() {
+        let (mut erased, id) = ErasedTable::new(Table::<u64, String>::new(), 7);
+        let (other, its_id) = ErasedTable::new(Table::<u64, String>::new(), 7);
+        assert_eq!(id.index(), 7);
+        assert!(erased.get(its_id).is_none() && erased.get_mut(its_id).is_none() && other.get(id).is_none());
+        assert!(erased.get_mut(id).unwrap().insert(&1, 1, "one".to_owned()));
         assert_eq!(erased.len(), 1);
-        assert_eq!(erased.downcast_ref::<Table<u64, String>>().unwrap().get(&1, 1).unwrap(), "one");
+        assert_eq!(erased.get(id).unwrap().get(&1, 1).unwrap(), "one");
     }
 }

@@ -1,6 +1,7 @@
 //! All that was added, folded into one value of the same type.
 
-use super::handle::{Slot, plain_handle};
+use super::handle::plain_handle;
+use super::raw::TableId;
 use super::{KeyedAccess, StateValue};
 use std::marker::PhantomData;
 
@@ -10,18 +11,18 @@ pub(super) type Reduce<V> = Box<dyn Fn(&mut V, V) + Send>;
 /// Per key, all values added, folded into one (Flink's `ReducingState`). Declare it with `reducing_state`; every method
 /// works on the current key.
 pub struct ReducingState<V> {
-    slot: Slot,
+    slot: TableId<V>,
     types: PhantomData<fn() -> V>,
 }
 
-plain_handle!(ReducingState<V>);
+plain_handle!(ReducingState<V>(TableId<V>));
 
 impl<V: StateValue> ReducingState<V> {
     /// Adds a value: the first is stored as it is, later ones are folded in.
     #[inline]
     pub fn add<C: KeyedAccess>(&self, ctx: &mut C, value: V) {
         let (store, key, hash) = ctx.states_mut();
-        if let Some((table, reduce)) = store.table_with_function::<C::Key, V, Reduce<V>>(self.slot) {
+        if let Some((table, reduce)) = store.table_with_function::<V, Reduce<V>>(self.slot) {
             match table.get_mut(key, hash) {
                 Some(all) => reduce(all, value),
                 None => {
@@ -35,14 +36,14 @@ impl<V: StateValue> ReducingState<V> {
     #[inline]
     pub fn get<C: KeyedAccess>(&self, ctx: &C) -> Option<V> {
         let (store, key, hash) = ctx.states();
-        store.table::<C::Key, V>(self.slot)?.get(key, hash).cloned()
+        store.table(self.slot)?.get(key, hash).cloned()
     }
 
     /// Forgets all that was added.
     #[inline]
     pub fn clear<C: KeyedAccess>(&self, ctx: &mut C) {
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut::<C::Key, V>(self.slot) {
+        if let Some(table) = store.table_mut(self.slot) {
             table.remove(key, hash);
         }
     }
@@ -57,7 +58,7 @@ mod tests {
         let mut ctx = Fake::<u64>::new();
         let text = ctx
             .store
-            .reducing::<u64, String>("text", |all, next| {
+            .reducing::<String>("text", |all, next| {
                 all.push('+');
                 all.push_str(&next);
             })

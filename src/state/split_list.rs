@@ -17,7 +17,7 @@ pub struct SplitListState<T> {
 /// What can be done with a list of the subtask, however it is handed out after a restart.
 macro_rules! list_of_the_subtask {
     ($name:ident) => {
-        crate::state::handle::plain_handle!($name<T>);
+        crate::state::handle::plain_handle!($name<T>(Slot));
 
         impl<T: StateValue> $name<T> {
             /// Appends an element.

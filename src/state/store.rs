@@ -7,7 +7,7 @@ use super::encoding::{EncodedGroup, GroupEncoder, decode_group};
 use super::handle::Slot;
 use super::list::ListState;
 use super::map::{Entries, MapState, UserKey};
-use super::raw::ErasedTable;
+use super::raw::{ErasedTable, TableId};
 use super::reducing::{Reduce, ReducingState};
 use super::schema;
 use super::snapshot::{
@@ -36,21 +36,21 @@ use std::task::{Context as TaskContext, Poll};
 ///
 /// A handle only works with the store that made it. With another one it finds nothing, and what is written with it is
 /// lost; debug builds panic there.
-pub struct StateStore {
+pub struct StateStore<K> {
     operator: OperatorId,
     max_parallelism: MaxParallelism,
     checkpoint: Option<CheckpointId>,
     owner: u32,
-    tables: Vec<TableSlot>,
+    tables: Vec<TableSlot<K>>,
     lists: Vec<ListSlot>,
     kept_tables: Vec<KeptTable>,
     kept_lists: Vec<RestoredList>,
 }
 
-struct TableSlot {
+struct TableSlot<K> {
     name: String,
     schema: StateSchema,
-    table: ErasedTable,
+    table: ErasedTable<K>,
     /// The checkpoints that a later one may build on.
     bases: BTreeMap<CheckpointId, Base>,
     /// What a reducing state folds with; `()` for the others.
@@ -88,6 +88,7 @@ pub(super) trait AnyTable: Any + Send {
     fn can_tell_since(&self, epoch: u32) -> bool;
     fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool;
     fn len(&self) -> usize;
+    fn wants_touch(&self) -> bool;
     fn touch(&mut self, soon: &[u64], later: &[u64]);
 }
 
@@ -116,12 +117,16 @@ impl<K: Key, V: StateValue> AnyTable for Table<K, V> {
         Table::len(self)
     }
 
+    fn wants_touch(&self) -> bool {
+        Table::wants_touch(self)
+    }
+
     fn touch(&mut self, soon: &[u64], later: &[u64]) {
         Table::touch(self, soon, later);
     }
 }
 
-impl TableSlot {
+impl<K> TableSlot<K> {
     /// Fixes the state as it is now.
     fn freeze(
         &mut self,
@@ -201,7 +206,7 @@ impl<A: UserKey, B: StateValue> AnyList for Entries<A, B> {
     }
 }
 
-impl fmt::Debug for StateStore {
+impl<K> fmt::Debug for StateStore<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.tables.iter().map(|slot| &slot.name).chain(self.lists.iter().map(|slot| &slot.name));
         f.debug_struct("StateStore")
@@ -211,7 +216,7 @@ impl fmt::Debug for StateStore {
     }
 }
 
-impl StateStore {
+impl<K> StateStore<K> {
     /// A store for `operator` with what a checkpoint holds for this subtask.
     #[must_use]
     #[allow(clippy::cast_possible_truncation)] // half a hash is enough to tell operators apart
@@ -263,57 +268,6 @@ impl StateStore {
     #[must_use]
     pub fn is_restored(&self) -> bool {
         self.checkpoint.is_some()
-    }
-
-    /// Declares one value per key.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Program`] when the name is empty or taken, or when the checkpoint holds something else under this name;
-    /// [`ErrorKind::Corrupt`] when what it holds cannot be decoded. So do all declarations.
-    pub fn value<K: Key, V: StateValue>(&mut self, name: &str) -> Result<ValueState<V>, Error> {
-        Ok(ValueState::new(self.declare_table::<K, V>("value", name, Box::new(()))?))
-    }
-
-    /// Declares a list per key.
-    ///
-    /// # Errors
-    /// See [`value`](Self::value).
-    pub fn list<K: Key, T: StateValue>(&mut self, name: &str) -> Result<ListState<T>, Error> {
-        Ok(ListState::new(self.declare_table::<K, Vec<T>>("list", name, Box::new(()))?))
-    }
-
-    /// Declares a map per key.
-    ///
-    /// # Errors
-    /// See [`value`](Self::value).
-    pub fn map<K: Key, UK: UserKey, V: StateValue>(&mut self, name: &str) -> Result<MapState<UK, V>, Error> {
-        Ok(MapState::new(self.declare_table::<K, Entries<UK, V>>("map", name, Box::new(()))?))
-    }
-
-    /// Declares a value per key that everything added is folded into by `reduce`.
-    ///
-    /// # Errors
-    /// See [`value`](Self::value).
-    pub fn reducing<K: Key, V: StateValue>(
-        &mut self,
-        name: &str,
-        reduce: impl Fn(&mut V, V) + Send + 'static,
-    ) -> Result<ReducingState<V>, Error> {
-        let reduce: Reduce<V> = Box::new(reduce);
-        Ok(ReducingState::new(self.declare_table::<K, V>("reducing", name, Box::new(reduce))?))
-    }
-
-    /// Declares an accumulator per key that everything added is folded into by `aggregate`.
-    ///
-    /// # Errors
-    /// See [`value`](Self::value).
-    pub fn aggregating<K: Key, In, A: Aggregate<In>>(
-        &mut self,
-        name: &str,
-        aggregate: A,
-    ) -> Result<AggregatingState<In, A>, Error> {
-        let slot = self.declare_table::<K, A::Acc>("aggregating", name, Box::new(()))?;
-        Ok(AggregatingState::new(slot, aggregate))
     }
 
     /// Declares a list of the subtask whose elements may move between subtasks.
@@ -393,6 +347,11 @@ impl StateStore {
         swept.fold(false, |more, table| more | table)
     }
 
+    /// Whether any state is too large for the cache.
+    pub(crate) fn wants_touch(&self) -> bool {
+        self.tables.iter().any(|slot| slot.table.wants_touch())
+    }
+
     /// Brings near what is kept under keys with these hashes: those that are used soon, and those after them.
     pub(crate) fn touch(&mut self, soon: &[u64], later: &[u64]) {
         for slot in &mut self.tables {
@@ -404,43 +363,6 @@ impl StateStore {
     #[must_use]
     pub fn entries(&self, name: &str) -> Option<usize> {
         self.tables.iter().find(|slot| slot.name == name).map(|slot| slot.table.len())
-    }
-
-    #[inline]
-    pub(super) fn table<K: Key, V: StateValue>(&self, slot: Slot) -> Option<&Table<K, V>> {
-        let found = match self.tables.get(slot.index as usize) {
-            Some(found) if slot.owner == self.owner => found.table.downcast_ref(),
-            _ => None,
-        };
-        debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
-        found
-    }
-
-    #[inline]
-    pub(super) fn table_mut<K: Key, V: StateValue>(&mut self, slot: Slot) -> Option<&mut Table<K, V>> {
-        let found = match self.tables.get_mut(slot.index as usize) {
-            Some(found) if slot.owner == self.owner => found.table.downcast_mut(),
-            _ => None,
-        };
-        debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
-        found
-    }
-
-    /// The table and the function that was declared with it.
-    #[inline]
-    pub(super) fn table_with_function<K: Key, V: StateValue, F: 'static>(
-        &mut self,
-        slot: Slot,
-    ) -> Option<(&mut Table<K, V>, &F)> {
-        let found = match self.tables.get_mut(slot.index as usize) {
-            Some(found) if slot.owner == self.owner => {
-                let table = found.table.downcast_mut();
-                table.zip(found.function.downcast_ref())
-            }
-            _ => None,
-        };
-        debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
-        found
     }
 
     pub(super) fn split_elements<T: StateValue>(&self, slot: Slot) -> Option<&[T]> {
@@ -494,8 +416,9 @@ impl StateStore {
         L: AnyList + FromIterator<T>,
     {
         let list = Box::new(self.restore_list::<T, L>(name, &declared)?);
+        let slot = Slot { owner: self.owner, index: self.index(self.lists.len())? };
         self.lists.push(ListSlot { name: name.to_owned(), schema: declared, distribution, list });
-        self.slot(self.lists.len() - 1)
+        Ok(slot)
     }
 
     /// Takes out what was restored under `name`, if it has this schema; nothing if nothing was.
@@ -522,12 +445,135 @@ impl StateStore {
         decoded.collect()
     }
 
-    fn declare_table<K: Key, V: StateValue>(
+    /// Whether a state of this name and schema can be declared.
+    fn check_name(&self, name: &str, declared: &StateSchema) -> Result<(), Error> {
+        if name.is_empty() {
+            let what = "a state has an empty name: its name is what it is found by after a restart";
+            return Err(self.named(Error::new(ErrorKind::Program, what)));
+        }
+        let taken = self.tables.iter().any(|slot| slot.name == name)
+            || self.lists.iter().any(|slot| slot.name == name);
+        if taken {
+            let what = format!(
+                "state `{name}` is declared twice: give each state of an operator its own name, and keep the handle \
+                 to use a state in several places"
+            );
+            return Err(self.named(Error::new(ErrorKind::Program, what)));
+        }
+        let tables = self.kept_tables.iter().filter(|kept| kept.name == name).map(|kept| &kept.schema);
+        let lists = self.kept_lists.iter().filter(|kept| kept.name == name).map(|kept| &kept.schema);
+        tables
+            .chain(lists)
+            .try_for_each(|stored| schema::check(&self.operator, name, stored, declared))
+            .map_err(|error| self.named(error))
+    }
+
+    fn index(&self, index: usize) -> Result<u32, Error> {
+        u32::try_from(index)
+            .map_err(|error| self.named(Error::new(ErrorKind::Program, "too many states").because(error)))
+    }
+
+    fn unstorable(&self, name: &str, why: Error) -> Error {
+        self.named(
+            Error::new(ErrorKind::Program, format!("the type of state `{name}` cannot be stored"))
+                .because(why),
+        )
+    }
+
+    fn named(&self, error: Error) -> Error {
+        let error = error.operator(&self.operator);
+        match self.checkpoint {
+            Some(checkpoint) => error.checkpoint(checkpoint),
+            None => error,
+        }
+    }
+}
+
+/// Keyed states.
+impl<K: Key> StateStore<K> {
+    /// Declares one value per key.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Program`] when the name is empty or taken, or when the checkpoint holds something else under this name;
+    /// [`ErrorKind::Corrupt`] when what it holds cannot be decoded. So do all declarations.
+    pub fn value<V: StateValue>(&mut self, name: &str) -> Result<ValueState<V>, Error> {
+        Ok(ValueState::new(self.declare_table::<V>("value", name, Box::new(()))?))
+    }
+
+    /// Declares a list per key.
+    ///
+    /// # Errors
+    /// See [`value`](Self::value).
+    pub fn list<T: StateValue>(&mut self, name: &str) -> Result<ListState<T>, Error> {
+        Ok(ListState::new(self.declare_table::<Vec<T>>("list", name, Box::new(()))?))
+    }
+
+    /// Declares a map per key.
+    ///
+    /// # Errors
+    /// See [`value`](Self::value).
+    pub fn map<UK: UserKey, V: StateValue>(&mut self, name: &str) -> Result<MapState<UK, V>, Error> {
+        Ok(MapState::new(self.declare_table::<Entries<UK, V>>("map", name, Box::new(()))?))
+    }
+
+    /// Declares a value per key that everything added is folded into by `reduce`.
+    ///
+    /// # Errors
+    /// See [`value`](Self::value).
+    pub fn reducing<V: StateValue>(
+        &mut self,
+        name: &str,
+        reduce: impl Fn(&mut V, V) + Send + 'static,
+    ) -> Result<ReducingState<V>, Error> {
+        let reduce: Reduce<V> = Box::new(reduce);
+        Ok(ReducingState::new(self.declare_table::<V>("reducing", name, Box::new(reduce))?))
+    }
+
+    /// Declares an accumulator per key that everything added is folded into by `aggregate`.
+    ///
+    /// # Errors
+    /// See [`value`](Self::value).
+    pub fn aggregating<In, A: Aggregate<In>>(
+        &mut self,
+        name: &str,
+        aggregate: A,
+    ) -> Result<AggregatingState<In, A>, Error> {
+        let slot = self.declare_table::<A::Acc>("aggregating", name, Box::new(()))?;
+        Ok(AggregatingState::new(slot, aggregate))
+    }
+
+    #[inline]
+    pub(super) fn table<V: StateValue>(&self, id: TableId<V>) -> Option<&Table<K, V>> {
+        let found = self.tables.get(id.index()).and_then(|found| found.table.get(id));
+        debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
+        found
+    }
+
+    #[inline]
+    pub(super) fn table_mut<V: StateValue>(&mut self, id: TableId<V>) -> Option<&mut Table<K, V>> {
+        let found = self.tables.get_mut(id.index()).and_then(|found| found.table.get_mut(id));
+        debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
+        found
+    }
+
+    /// The table and the function that was declared with it.
+    #[inline]
+    pub(super) fn table_with_function<V: StateValue, F: 'static>(
+        &mut self,
+        id: TableId<V>,
+    ) -> Option<(&mut Table<K, V>, &F)> {
+        let found = self.tables.get_mut(id.index());
+        let found = found.and_then(|found| found.table.get_mut(id).zip(found.function.downcast_ref()));
+        debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
+        found
+    }
+
+    fn declare_table<V: StateValue>(
         &mut self,
         kind: &str,
         name: &str,
         function: Box<dyn Any + Send>,
-    ) -> Result<Slot, Error> {
+    ) -> Result<TableId<V>, Error> {
         codec::check::<(K, V)>().map_err(|why| self.unstorable(name, why))?;
         let declared = schema::keyed::<K, V>(kind);
         self.check_name(name, &declared)?;
@@ -563,58 +609,9 @@ impl StateStore {
             let base = Base { epoch: table.track(), increments: Arc::new(Arc::new(increments).into()) };
             bases.insert(checkpoint, base);
         }
-        self.tables.push(TableSlot {
-            name: name.to_owned(),
-            schema: declared,
-            table: ErasedTable::new(table),
-            bases,
-            function,
-        });
-        self.slot(self.tables.len() - 1)
-    }
-
-    /// Whether a state of this name and schema can be declared.
-    fn check_name(&self, name: &str, declared: &StateSchema) -> Result<(), Error> {
-        if name.is_empty() {
-            let what = "a state has an empty name: its name is what it is found by after a restart";
-            return Err(self.named(Error::new(ErrorKind::Program, what)));
-        }
-        let taken = self.tables.iter().any(|slot| slot.name == name)
-            || self.lists.iter().any(|slot| slot.name == name);
-        if taken {
-            let what = format!(
-                "state `{name}` is declared twice: give each state of an operator its own name, and keep the handle \
-                 to use a state in several places"
-            );
-            return Err(self.named(Error::new(ErrorKind::Program, what)));
-        }
-        let tables = self.kept_tables.iter().filter(|kept| kept.name == name).map(|kept| &kept.schema);
-        let lists = self.kept_lists.iter().filter(|kept| kept.name == name).map(|kept| &kept.schema);
-        tables
-            .chain(lists)
-            .try_for_each(|stored| schema::check(&self.operator, name, stored, declared))
-            .map_err(|error| self.named(error))
-    }
-
-    fn slot(&self, index: usize) -> Result<Slot, Error> {
-        let index = u32::try_from(index)
-            .map_err(|error| self.named(Error::new(ErrorKind::Program, "too many states").because(error)))?;
-        Ok(Slot { owner: self.owner, index })
-    }
-
-    fn unstorable(&self, name: &str, why: Error) -> Error {
-        self.named(
-            Error::new(ErrorKind::Program, format!("the type of state `{name}` cannot be stored"))
-                .because(why),
-        )
-    }
-
-    fn named(&self, error: Error) -> Error {
-        let error = error.operator(&self.operator);
-        match self.checkpoint {
-            Some(checkpoint) => error.checkpoint(checkpoint),
-            None => error,
-        }
+        let (table, id) = ErasedTable::new(table, self.index(self.tables.len())?);
+        self.tables.push(TableSlot { name: name.to_owned(), schema: declared, table, bases, function });
+        Ok(id)
     }
 }
 

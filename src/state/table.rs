@@ -240,11 +240,16 @@ impl<K: Key, V: StateValue> Table<K, V> {
         self.take(key, hash).is_some()
     }
 
+    /// Whether it is too large for the cache, so that [`touch`](Self::touch) does something.
+    pub(super) fn wants_touch(&self) -> bool {
+        self.len > CACHED / size_of::<Entry<K, V>>().max(1)
+    }
+
     /// Brings near what is kept under keys that are used soon, and what leads to it for those that are used after them; so the processor
     /// waits for the memory of many of them at the same time. The keys of `soon` are those that were `later` in the call before. Does
     /// nothing while the table fits the cache.
     pub fn touch(&mut self, soon: &[u64], later: &[u64]) {
-        if self.len <= CACHED / size_of::<Entry<K, V>>().max(1) {
+        if !self.wants_touch() {
             return;
         }
         let mut ahead = std::mem::take(&mut self.ahead);

@@ -4,7 +4,7 @@ use super::{BroadcastAccess, Key, KeyedAccess, OperatorAccess, RestoredOperator,
 use crate::types::{MaxParallelism, stable_hash};
 
 pub(super) struct Fake<K> {
-    pub(super) store: StateStore,
+    pub(super) store: StateStore<K>,
     key: Option<K>,
     hash: u64,
 }
@@ -18,7 +18,7 @@ impl<K: Key> Fake<K> {
         Self::with_store(StateStore::new("op".into(), MaxParallelism::new(128).unwrap(), restored))
     }
 
-    pub(super) fn with_store(store: StateStore) -> Self {
+    pub(super) fn with_store(store: StateStore<K>) -> Self {
         Self { store, key: None, hash: 0 }
     }
 
@@ -38,21 +38,23 @@ impl<K: Key> Fake<K> {
 impl<K: Key> KeyedAccess for Fake<K> {
     type Key = K;
 
-    fn states(&self) -> (&StateStore, &K, u64) {
+    fn states(&self) -> (&StateStore<K>, &K, u64) {
         (&self.store, self.key.as_ref().unwrap(), self.hash)
     }
 
-    fn states_mut(&mut self) -> (&mut StateStore, &K, u64) {
+    fn states_mut(&mut self) -> (&mut StateStore<K>, &K, u64) {
         (&mut self.store, self.key.as_ref().unwrap(), self.hash)
     }
 }
 
 impl<K> OperatorAccess for Fake<K> {
-    fn store(&self) -> &StateStore {
+    type StoreKey = K;
+
+    fn store(&self) -> &StateStore<K> {
         &self.store
     }
 
-    fn store_mut(&mut self) -> &mut StateStore {
+    fn store_mut(&mut self) -> &mut StateStore<K> {
         &mut self.store
     }
 }

@@ -27,7 +27,7 @@ mod tests {
     use crate::state::{RestoredOperator, StateStore};
     use crate::types::{CheckpointId, MaxParallelism};
 
-    fn store(restored: RestoredOperator) -> StateStore {
+    fn store(restored: RestoredOperator) -> StateStore<u64> {
         StateStore::new("op".into(), MaxParallelism::new(128).unwrap(), restored)
     }
 

@@ -1,6 +1,7 @@
 //! One value per key.
 
-use super::handle::{Slot, plain_handle};
+use super::handle::plain_handle;
+use super::raw::TableId;
 use super::{KeyedAccess, StateValue};
 use std::marker::PhantomData;
 
@@ -9,11 +10,11 @@ use std::marker::PhantomData;
 /// The handle is a number: it may be copied, and used with no other operator's context. There it would find nothing, and
 /// writes would be lost; debug builds panic.
 pub struct ValueState<V> {
-    slot: Slot,
+    slot: TableId<V>,
     types: PhantomData<fn() -> V>,
 }
 
-plain_handle!(ValueState<V>);
+plain_handle!(ValueState<V>(TableId<V>));
 
 impl<V: StateValue> ValueState<V> {
     /// A copy of the value; `None` if there is none.
@@ -26,7 +27,7 @@ impl<V: StateValue> ValueState<V> {
     #[inline]
     pub fn peek<'c, C: KeyedAccess>(&self, ctx: &'c C) -> Option<&'c V> {
         let (store, key, hash) = ctx.states();
-        store.table::<C::Key, V>(self.slot)?.get(key, hash)
+        store.table(self.slot)?.get(key, hash)
     }
 
     /// Whether there is a value.
@@ -39,7 +40,7 @@ impl<V: StateValue> ValueState<V> {
     #[inline]
     pub fn set<C: KeyedAccess>(&self, ctx: &mut C, value: V) {
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut::<C::Key, V>(self.slot) {
+        if let Some(table) = store.table_mut(self.slot) {
             table.insert(key, hash, value);
         }
     }
@@ -48,7 +49,7 @@ impl<V: StateValue> ValueState<V> {
     #[inline]
     pub fn clear<C: KeyedAccess>(&self, ctx: &mut C) {
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut::<C::Key, V>(self.slot) {
+        if let Some(table) = store.table_mut(self.slot) {
             table.remove(key, hash);
         }
     }
@@ -57,7 +58,7 @@ impl<V: StateValue> ValueState<V> {
     #[inline]
     pub fn take<C: KeyedAccess>(&self, ctx: &mut C) -> Option<V> {
         let (store, key, hash) = ctx.states_mut();
-        store.table_mut::<C::Key, V>(self.slot)?.take(key, hash)
+        store.table_mut(self.slot)?.take(key, hash)
     }
 
     /// Changes the value in place, starting from `V::default()` if there is none. The fastest way to count or to sum.
@@ -78,7 +79,7 @@ impl<V: StateValue> ValueState<V> {
         f: impl FnOnce(&mut V) -> R,
     ) -> R {
         let (store, key, hash) = ctx.states_mut();
-        match store.table_mut::<C::Key, V>(self.slot) {
+        match store.table_mut(self.slot) {
             Some(table) => table.update(key, hash, new, f),
             None => f(&mut new()),
         }
@@ -107,7 +108,7 @@ mod tests {
     #[test]
     fn averages_of_two_leave_one_pair_in_state() {
         let mut ctx = Fake::<u64>::new();
-        let sum = ctx.store.value::<u64, _>("sum").unwrap();
+        let sum = ctx.store.value::<_>("sum").unwrap();
         ctx.at(1);
         let averages: Vec<_> = [3, 5, 7, 4, 2].into_iter().filter_map(|v| handle(sum, &mut ctx, v)).collect();
         assert_eq!(averages, [4, 5]);
@@ -117,7 +118,7 @@ mod tests {
     #[test]
     fn s15_1_a_default_never_leaks_into_other_keys() {
         let mut ctx = Fake::<u64>::new();
-        let list = ctx.store.value::<u64, Vec<u8>>("list").unwrap();
+        let list = ctx.store.value::<Vec<u8>>("list").unwrap();
         list.update(ctx.at(1), |list| list.push(7));
         assert_eq!(list.get(ctx.at(2)), None);
         assert_eq!(list.update(ctx.at(2), |list| list.clone()), Vec::<u8>::new());
@@ -127,7 +128,7 @@ mod tests {
     #[test]
     fn every_way_to_change_a_value() {
         let mut ctx = Fake::<String>::new();
-        let value = ctx.store.value::<String, u64>("v").unwrap();
+        let value = ctx.store.value::<u64>("v").unwrap();
         let ctx = ctx.at("k".to_owned());
         assert!(!value.exists(ctx));
         assert_eq!(value.take(ctx), None);

@@ -26,7 +26,7 @@ fn gate(n: u32) -> (Vec<Output>, InputGate) {
 }
 
 fn batch(records: &[u32]) -> AnyBatch {
-    Box::new(Batch { items: records.to_vec(), hashes: Default::default() })
+    Box::new(Batch { items: records.to_vec() })
 }
 
 fn send(output: &mut Output, record: u32) {

@@ -4,12 +4,15 @@ use crate::types::KeyGroup;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::task::Waker;
 
-fn store(restored: RestoredOperator) -> StateStore {
+fn store(restored: RestoredOperator) -> StateStore<u64> {
     StateStore::new("op".into(), MaxParallelism::new(128).unwrap(), restored)
 }
 
 /// The next group; the store is swept until there is one.
-fn next_group(store: &mut StateStore, groups: &mut dyn GroupEncoder) -> Result<Option<EncodedGroup>, Error> {
+fn next_group(
+    store: &mut StateStore<u64>,
+    groups: &mut dyn GroupEncoder,
+) -> Result<Option<EncodedGroup>, Error> {
     let task = &mut TaskContext::from_waker(Waker::noop());
     loop {
         match groups.poll_next_group(task) {
@@ -20,7 +23,7 @@ fn next_group(store: &mut StateStore, groups: &mut dyn GroupEncoder) -> Result<O
 }
 
 /// Takes a snapshot and makes of it what a restart gets.
-fn restored(store: &mut StateStore) -> RestoredOperator {
+fn restored(store: &mut StateStore<u64>) -> RestoredOperator {
     let snapshot = store.freeze(CheckpointId(8), Extent::Full).unwrap();
     let keyed = snapshot
         .keyed
@@ -37,8 +40,8 @@ fn restored(store: &mut StateStore) -> RestoredOperator {
 
 fn filled() -> RestoredOperator {
     let mut ctx = Fake::<u64>::new();
-    let sum = ctx.store.value::<u64, (u64, i64)>("sum").unwrap();
-    let map = ctx.store.map::<u64, String, u8>("map").unwrap();
+    let sum = ctx.store.value::<(u64, i64)>("sum").unwrap();
+    let map = ctx.store.map::<String, u8>("map").unwrap();
     let names = ctx.store.split_list::<String>("names").unwrap();
     for key in 0..1000 {
         sum.set(ctx.at(key), (key, -1));
@@ -52,8 +55,8 @@ fn filled() -> RestoredOperator {
 fn everything_comes_back_after_a_restart() {
     let mut ctx = Fake::<u64>::restored(filled());
     assert!(ctx.store.is_restored());
-    let sum = ctx.store.value::<u64, (u64, i64)>("sum").unwrap();
-    let map = ctx.store.map::<u64, String, u8>("map").unwrap();
+    let sum = ctx.store.value::<(u64, i64)>("sum").unwrap();
+    let map = ctx.store.map::<String, u8>("map").unwrap();
     let names = ctx.store.split_list::<String>("names").unwrap();
     assert_eq!((ctx.entries("sum"), ctx.entries("map")), (1000, 1000));
     for key in 0..1000 {
@@ -67,10 +70,10 @@ fn everything_comes_back_after_a_restart() {
 #[test]
 fn a_state_that_is_not_declared_is_kept_unchanged() {
     let mut next = store(filled());
-    next.value::<u64, u8>("new").unwrap();
+    next.value::<u8>("new").unwrap();
     assert_eq!(restored(&mut next), filled());
     // Declared after all, it is there.
-    next.value::<u64, (u64, i64)>("sum").unwrap();
+    next.value::<(u64, i64)>("sum").unwrap();
     assert_eq!(next.entries("sum"), Some(1000));
     assert_eq!(restored(&mut next), filled());
 }
@@ -86,7 +89,7 @@ fn parts_from_several_old_subtasks_are_one_state() {
     let mut kept = store(parts.clone());
     assert_eq!(restored(&mut kept), whole);
     let mut declared = Fake::<u64>::restored(parts);
-    declared.store.value::<u64, (u64, i64)>("sum").unwrap();
+    declared.store.value::<(u64, i64)>("sum").unwrap();
     let names = declared.store.split_list::<String>("names").unwrap();
     assert_eq!(declared.entries("sum"), 1000);
     assert_eq!(names.get(&declared), ["a", "b"]);
@@ -97,7 +100,7 @@ fn parts_from_several_old_subtasks_are_one_state() {
 #[test]
 fn s15_6_states_without_content_are_not_in_the_snapshot() {
     let mut ctx = Fake::<u64>::new();
-    let value = ctx.store.value::<u64, u64>("v").unwrap();
+    let value = ctx.store.value::<u64>("v").unwrap();
     let list = ctx.store.split_list::<u64>("l").unwrap();
     assert!(ctx.store.freeze(CheckpointId(8), Extent::Full).unwrap().is_empty());
     value.set(ctx.at(1), 1);
@@ -149,12 +152,12 @@ fn refused<T: fmt::Debug>(result: Result<T, Error>, kind: ErrorKind, parts: &[&s
 #[test]
 fn a_name_is_used_once() {
     let mut store = store(RestoredOperator::default());
-    store.value::<u64, u64>("x").unwrap();
-    refused(store.value::<u64, u64>("x"), ErrorKind::Program, &["`x`", "declared twice"]);
+    store.value::<u64>("x").unwrap();
+    refused(store.value::<u64>("x"), ErrorKind::Program, &["`x`", "declared twice"]);
     refused(store.split_list::<u64>("x"), ErrorKind::Program, &["`x`", "declared twice"]);
-    refused(store.value::<u64, u64>(""), ErrorKind::Program, &["empty name"]);
+    refused(store.value::<u64>(""), ErrorKind::Program, &["empty name"]);
     store.split_list::<u64>("y").unwrap();
-    refused(store.reducing::<u64, u64>("y", |_, _| ()), ErrorKind::Program, &["`y`"]);
+    refused(store.reducing::<u64>("y", |_, _| ()), ErrorKind::Program, &["`y`"]);
 }
 
 #[test]
@@ -162,14 +165,16 @@ fn changed_types_are_refused_with_both_shapes() {
     let is = |restored: RestoredOperator| store(restored);
     let program = ErrorKind::Program;
     let stored = "value of `(u64, i64)` by key `u64`";
-    refused(is(filled()).value::<u64, (u64, u64)>("sum"), program, &["`sum`", stored, "`(u64, u64)`"]);
-    refused(is(filled()).value::<String, (u64, i64)>("sum"), program, &[stored, "key `str`", "checkpoint 7"]);
-    refused(is(filled()).list::<u64, u8>("sum"), program, &[stored, "list of `seq<u8>`"]);
+    refused(is(filled()).value::<(u64, u64)>("sum"), program, &["`sum`", stored, "`(u64, u64)`"]);
+    let by_name = StateStore::<String>::new("op".into(), MaxParallelism::new(128).unwrap(), filled())
+        .value::<(u64, i64)>("sum");
+    refused(by_name, program, &[stored, "key `str`", "checkpoint 7"]);
+    refused(is(filled()).list::<u8>("sum"), program, &[stored, "list of `seq<u8>`"]);
     refused(is(filled()).split_list::<u8>("sum"), program, &[stored, "split-list of `u8`"]);
-    refused(is(filled()).value::<u64, u8>("names"), program, &["split-list of `str`", "value of `u8`"]);
+    refused(is(filled()).value::<u8>("names"), program, &["split-list of `str`", "value of `u8`"]);
     // Refused is not lost.
     let mut store = is(filled());
-    assert!(store.value::<u64, u8>("sum").is_err());
+    assert!(store.value::<u8>("sum").is_err());
     assert_eq!(restored(&mut store), filled());
 }
 
@@ -178,13 +183,13 @@ fn undecodable_bytes_are_refused() {
     let mut damaged = filled();
     damaged.keyed[1].groups[3].bytes.pop();
     refused(
-        store(damaged).value::<u64, (u64, i64)>("sum"),
+        store(damaged).value::<(u64, i64)>("sum"),
         ErrorKind::Corrupt,
         &["`sum`", "key group", "checkpoint 7"],
     );
     let mut foreign = filled();
     foreign.keyed[1].groups[3].group = KeyGroup(99);
-    refused(store(foreign).value::<u64, (u64, i64)>("sum"), ErrorKind::Corrupt, &["belongs to key group"]);
+    refused(store(foreign).value::<(u64, i64)>("sum"), ErrorKind::Corrupt, &["belongs to key group"]);
     let mut damaged = filled();
     damaged.lists[0].elements[1] = vec![200];
     refused(store(damaged).split_list::<String>("names"), ErrorKind::Corrupt, &["element 1", "`names`"]);
@@ -209,7 +214,7 @@ impl<'de> Deserialize<'de> for Stubborn {
 #[test]
 fn values_that_cannot_be_encoded_are_named() {
     let mut ctx = Fake::<u64>::new();
-    let value = ctx.store.value::<u64, Stubborn>("v").unwrap();
+    let value = ctx.store.value::<Stubborn>("v").unwrap();
     value.set(ctx.at(1), Stubborn);
     let mut snapshot = ctx.store.freeze(CheckpointId(8), Extent::Full).unwrap();
     refused(
@@ -226,22 +231,28 @@ fn values_that_cannot_be_encoded_are_named() {
 #[cfg(debug_assertions)]
 #[should_panic(expected = "not declared by operator op")]
 fn a_handle_of_another_operator_is_noticed() {
-    let mut other =
-        StateStore::new("other".into(), MaxParallelism::new(128).unwrap(), RestoredOperator::default());
-    let foreign = other.value::<u64, u64>("v").unwrap();
+    let mut other = StateStore::<u64>::new(
+        "other".into(),
+        MaxParallelism::new(128).unwrap(),
+        RestoredOperator::default(),
+    );
+    let foreign = other.value::<u64>("v").unwrap();
     let mut ctx = Fake::<u64>::new();
-    ctx.store.value::<u64, u64>("v").unwrap();
+    ctx.store.value::<u64>("v").unwrap();
     foreign.get(ctx.at(1));
 }
 
 #[test]
 #[cfg(not(debug_assertions))]
 fn a_handle_of_another_operator_finds_nothing() {
-    let mut other =
-        StateStore::new("other".into(), MaxParallelism::new(128).unwrap(), RestoredOperator::default());
-    let foreign = other.value::<u64, u64>("v").unwrap();
+    let mut other = StateStore::<u64>::new(
+        "other".into(),
+        MaxParallelism::new(128).unwrap(),
+        RestoredOperator::default(),
+    );
+    let foreign = other.value::<u64>("v").unwrap();
     let mut ctx = Fake::<u64>::new();
-    let own = ctx.store.value::<u64, u64>("v").unwrap();
+    let own = ctx.store.value::<u64>("v").unwrap();
     own.set(ctx.at(1), 1);
     foreign.set(&mut ctx, 9);
     assert_eq!((foreign.get(&ctx), own.get(&ctx)), (None, Some(1)));
@@ -251,7 +262,7 @@ fn a_handle_of_another_operator_finds_nothing() {
 fn handles_and_stores_may_change_threads_and_types_need_not() {
     fn send<T: Send>() {}
     fn plain<T: Copy + fmt::Debug>() {}
-    send::<StateStore>();
+    send::<StateStore<u64>>();
     send::<StoreSnapshot>();
     plain::<ValueState<String>>();
     plain::<MapState<String, String>>();

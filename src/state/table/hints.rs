@@ -13,8 +13,11 @@ const NEXT: usize = 1 << 11;
 /// The least, once there are any.
 const LEAST: usize = 64;
 
-/// How many slots there are for each entry at least: with fewer, too many keys share one.
-const SPARE: usize = 4;
+/// How many slots there are for each entry if there may be so many: each key that shares one with another costs a wrong guess.
+const SPARE: usize = 16;
+
+/// How many there are for each entry at least: with fewer, looking there first does not pay.
+const TIGHT: usize = 4;
 
 /// For each value of some bits of a hash, a page and a place in it.
 #[derive(Debug, Default)]
@@ -55,7 +58,8 @@ impl Hints {
     /// The table has so many entries now.
     #[inline]
     pub(super) fn fit(&mut self, entries: usize) {
-        if entries * SPARE > self.slots.len() && (entries <= MOST / SPARE || self.slots.len() == MOST) {
+        let slots = self.slots.len();
+        if entries * SPARE > slots && (slots == MOST) == (entries > MOST / TIGHT) {
             self.resize(entries);
         }
     }
@@ -63,7 +67,7 @@ impl Hints {
     #[cold]
     fn resize(&mut self, entries: usize) {
         let slots = (entries * SPARE * 2).next_power_of_two().clamp(LEAST, MOST);
-        self.slots = vec![0; if entries * SPARE > MOST { NEXT } else { slots }].into();
+        self.slots = vec![0; if entries > MOST / TIGHT { NEXT } else { slots }].into();
         self.mask = self.slots.len() - 1;
     }
 
@@ -91,12 +95,12 @@ mod tests {
     #[test]
     fn room_grows_with_the_table_and_is_small_for_a_large_one() {
         let mut hints = Hints::default();
-        for entries in 1..=MOST / SPARE {
+        for entries in 1..=MOST / TIGHT {
             hints.fit(entries);
-            assert!((SPARE * entries..=MOST).contains(&hints.slots.len()) || hints.slots.len() == LEAST);
+            assert!((MOST.min(SPARE * entries)..=MOST).contains(&hints.slots.len()));
         }
         assert_eq!(hints.bytes(), MOST * 4);
-        for entries in [MOST / SPARE + 1, 2 * MOST, 1 << 30] {
+        for entries in [MOST / TIGHT + 1, 2 * MOST, 1 << 30] {
             hints.fit(entries);
             assert_eq!(hints.bytes(), NEXT * 4);
         }
