@@ -98,7 +98,7 @@ pub use dataflow::{Broadcast, BroadcastStream, Connected, Edge, KeyedStream, Ope
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use job::{
     CancelOnDrop, ChainMetrics, CheckpointMetrics, CompletedCheckpoint, Environment, EnvironmentBuilder,
-    JobEvent, JobHandle, JobMetrics, JobStatus, OperatorMetrics, SubtaskMetrics,
+    JobEvent, JobHandle, JobMetrics, JobStatus, OperatorMetrics, StateMetrics, SubtaskMetrics,
 };
 pub use operator::{
     BoxFuture, BroadcastContext, BroadcastHandler, BroadcastInput, Checkpointed, CheckpointedAsync, Claim,
@@ -113,8 +113,8 @@ pub use tokio_util::sync::CancellationToken;
 
 #[doc(no_inline)]
 pub use state::{
-    Aggregate, AggregatingState, BroadcastState, Key, ListState, MapState, ReducingState, SplitListState,
-    StateValue, UnionListState, ValueState,
+    Aggregate, AggregatingState, BroadcastState, Key, KeyedState, ListState, MapState, ReducingState,
+    SplitListState, StateValue, UnionListState, ValueState,
 };
 
 /// Everything that a job's code usually names.

@@ -579,6 +579,34 @@ fn a_commit_of_unknown_outcome_is_counted_when_the_log_was_read_back() {
 }
 
 #[test]
+fn keyed_states_say_how_large_they_are() {
+    const KEYS: u64 = 20_000;
+    let (before, after) = virtual_process(async {
+        let env = Environment::builder().parallelism(2).checkpointing(Checkpointing::every(secs(3600)));
+        let env = env.storage(Memory::default()).build().unwrap();
+        let (numbers, gate) = Numbers::gated(1, 2 * KEYS);
+        env.source("numbers", numbers)
+            .key_by(|(_, number)| number % KEYS)
+            .process("count", |setup| Ok(Count { seen: setup.value_state("seen")? }))
+            .sink("out", Collect::new());
+        let job = env.start_local("sizes").await.unwrap();
+        running(&job).await;
+        let before = job.metrics().operator("count").unwrap().states;
+        gate.open_to(u64::MAX);
+        job.wait().await.unwrap();
+        (before, job.metrics())
+    });
+    let [empty] = &before[..] else { panic!("{before:?}") };
+    assert_eq!((empty.state.as_str(), empty.entries, empty.snapshot_bytes), ("seen", 0, 0));
+    let [all] = &after.operator("count").unwrap().states[..] else { panic!("{after:?}") };
+    assert_eq!((all.state.as_str(), all.entries, all.snapshot_bytes), ("seen", KEYS, 0));
+    // A key and a count are 16 bytes; what leads to them costs most where there are few.
+    assert!((16 * KEYS..80 * KEYS).contains(&(all.bytes - empty.bytes)), "{empty:?} {all:?}");
+    let each = after.chain_of("count").unwrap().subtasks.iter().map(|one| one.operators[0].states[0].entries);
+    assert_eq!((each.clone().count(), each.sum::<u64>()), (2, KEYS));
+}
+
+#[test]
 fn figures_are_plain_data_for_any_format() {
     let metrics = virtual_process(async {
         let env = Environment::builder().parallelism(1).build().unwrap();
@@ -593,7 +621,6 @@ fn figures_are_plain_data_for_any_format() {
     assert_eq!(json["checkpoints"]["last_completed"], serde_json::Value::Null);
     let subtask = &json["chains"][0]["subtasks"][0];
     assert_eq!((&subtask["back_pressured_seconds"], &subtask["watermark"]), (&2.0.into(), &().into()));
-    let sink =
-        serde_json::json!({ "operator": "slow", "records_in": 200, "records_out": 0, "records_skipped": 0 });
+    let sink = serde_json::json!({ "operator": "slow", "records_in": 200, "records_out": 0, "records_skipped": 0, "states": [] });
     assert_eq!(subtask["operators"][1], sink);
 }

@@ -9,7 +9,7 @@ mod stop_on_signal;
 
 pub use crate::checkpoint::CompletedCheckpoint;
 pub use crate::runtime::metrics::{
-    ChainMetrics, CheckpointMetrics, JobMetrics, OperatorMetrics, SubtaskMetrics,
+    ChainMetrics, CheckpointMetrics, JobMetrics, OperatorMetrics, StateMetrics, SubtaskMetrics,
 };
 pub use crate::runtime::status::{JobEvent, JobStatus};
 pub use cancel_on_drop::CancelOnDrop;

@@ -2,8 +2,8 @@
 
 use crate::types::OperatorId;
 use std::ops::AddAssign;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A number that one thread adds to and any thread may read.
 ///
@@ -64,6 +64,46 @@ impl Drop for Tally<'_> {
     }
 }
 
+/// A number that one thread sets and any thread may read.
+#[derive(Debug, Default)]
+pub struct Level(AtomicU64);
+
+impl Level {
+    /// Sets it.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// What it was last set to.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How large one keyed state of an operator is.
+#[derive(Debug)]
+pub struct StateLevels {
+    /// Its name.
+    pub state: String,
+    /// Its keys.
+    pub entries: Level,
+    /// Memory that its table holds.
+    pub bytes: Level,
+    /// Memory that holds what is encoded for checkpoints and not yet written.
+    pub snapshot_bytes: Level,
+}
+
+impl StateLevels {
+    /// Of a state of this name, empty.
+    #[must_use]
+    pub fn new(state: &str) -> Self {
+        let (entries, bytes, snapshot_bytes) = Default::default();
+        Self { state: state.to_owned(), entries, bytes, snapshot_bytes }
+    }
+}
+
 /// What one operator of a subtask has taken and given. Padded, so that threads do not slow each other down.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -74,6 +114,20 @@ pub struct OperatorCounters {
     pub records_out: Counter,
     /// Records for which its handler gave an error that its error policy let pass.
     pub records_skipped: Counter,
+    states: Mutex<Vec<Arc<StateLevels>>>,
+}
+
+impl OperatorCounters {
+    /// From now on its keyed states are these: those of a new instance.
+    pub fn show_states(&self, states: Vec<Arc<StateLevels>>) {
+        *self.states.lock().unwrap_or_else(PoisonError::into_inner) = states;
+    }
+
+    /// Its keyed states.
+    #[must_use]
+    pub fn states(&self) -> Vec<Arc<StateLevels>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// What one subtask has done, over all attempts. Padded, so that threads do not slow each other down.

@@ -8,6 +8,6 @@ mod counters;
 mod names;
 mod stopwatch;
 
-pub(crate) use counters::{OperatorCounters, SubtaskCounters, SubtaskHandles};
+pub(crate) use counters::{OperatorCounters, StateLevels, SubtaskCounters, SubtaskHandles};
 pub use names::*;
 pub(crate) use stopwatch::{Activity, Stopwatch};

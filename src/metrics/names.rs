@@ -31,6 +31,9 @@ pub struct Metric {
 /// Series of an operator: its job, its uid, the index of the subtask.
 const OF_OPERATOR: &[&str] = &["job", "operator", "subtask"];
 
+/// Series of a keyed state: its job, the uid of its operator, its name, the index of the subtask.
+const OF_STATE: &[&str] = &["job", "operator", "state", "subtask"];
+
 /// Series of a subtask: its job, the name of its chain, its index.
 const OF_SUBTASK: &[&str] = &["job", "chain", "subtask"];
 
@@ -56,6 +59,12 @@ metrics! {
         "records that a source or operator gave";
     RECORDS_SKIPPED = "strandline_records_skipped_total", Counter of "records" by OF_OPERATOR,
         "records for which an operator gave an error that its error policy let pass";
+    STATE_ENTRIES = "strandline_state_entries", Gauge of "keys" by OF_STATE,
+        "keys that have this state";
+    STATE_BYTES = "strandline_state_bytes", Gauge of "bytes" by OF_STATE,
+        "memory that the table of a keyed state holds, without what keys and values own beside themselves";
+    STATE_SNAPSHOT_BYTES = "strandline_state_snapshot_bytes", Gauge of "bytes" by OF_STATE,
+        "memory that holds what is encoded of a keyed state for checkpoints and not yet written";
     SUBTASK_RECORDS_IN = "strandline_subtask_records_in_total", Counter of "records" by OF_SUBTASK,
         "records taken from input channels, by whole batches";
     SUBTASK_RECORDS_OUT = "strandline_subtask_records_out_total", Counter of "records" by OF_SUBTASK,

@@ -31,11 +31,13 @@ impl<Out: 'static, K> Core<Out, K> {
         rescue: Option<Box<Rescue>>,
         counters: Arc<OperatorCounters>,
     ) -> Self {
+        counters.show_states(states.levels());
         Self { states, out: Output::default(), sides, taken: 0, rescue, counters }
     }
 
     /// Makes what was counted known.
     pub(super) fn publish(&mut self) {
+        self.states.publish();
         self.counters.records_in.add(std::mem::take(&mut self.taken));
         self.counters.records_out.add(self.out.take_count() + self.sides.take_count());
     }

@@ -1,5 +1,6 @@
 //! What users implement: operators, sources and sinks; and how a chain of them is fused.
 
+mod all_keys;
 mod branch;
 mod build;
 mod checkpointed;

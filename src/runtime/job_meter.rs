@@ -1,12 +1,14 @@
 //! The counters of one job: laid out at its start, written by its actors, read by its handles.
 
-use super::metrics::{ChainMetrics, CheckpointMetrics, JobMetrics, OperatorMetrics, SubtaskMetrics};
+use super::metrics::{
+    ChainMetrics, CheckpointMetrics, JobMetrics, OperatorMetrics, StateMetrics, SubtaskMetrics,
+};
 #[cfg(feature = "metrics")]
 use super::metrics_facade::{JobSeries, Publisher};
 use super::status::JobStatus;
 use crate::checkpoint::CompletedCheckpoint;
 use crate::dataflow::Layout;
-use crate::metrics::SubtaskHandles;
+use crate::metrics::{StateLevels, SubtaskHandles};
 use crate::types::{Attempt, Clock, JobName, SubtaskId, SubtaskIndex, Timestamp};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -162,6 +164,15 @@ fn snapshots(chains: &[ChainMeter], now: Duration) -> Vec<ChainMetrics> {
     chains.iter().map(chain).collect()
 }
 
+fn state(levels: &StateLevels) -> StateMetrics {
+    StateMetrics {
+        state: levels.state.clone(),
+        entries: levels.entries.get(),
+        bytes: levels.bytes.get(),
+        snapshot_bytes: levels.snapshot_bytes.get(),
+    }
+}
+
 fn snapshot(index: u32, handles: &SubtaskHandles, now: Duration) -> SubtaskMetrics {
     let counters = &handles.subtask;
     let time = counters.time.read(now);
@@ -170,6 +181,7 @@ fn snapshot(index: u32, handles: &SubtaskHandles, now: Duration) -> SubtaskMetri
         records_in: counters.records_in.get(),
         records_out: counters.records_out.get(),
         records_skipped: counters.records_skipped.get(),
+        states: counters.states().iter().map(|levels| state(levels)).collect(),
     });
     SubtaskMetrics {
         subtask: SubtaskIndex(index),

@@ -112,6 +112,36 @@ pub struct OperatorMetrics {
     /// Records for which it gave an error that its error policy let pass: those [skipped](crate::Stream::skip_errors) and those that became
     /// [dead letters](crate::Stream::dead_letters). One that comes again after a restart counts again.
     pub records_skipped: u64,
+    /// Its keyed states, in the order in which it declares them. They are of the instance that runs, or ran last.
+    pub states: Vec<StateMetrics>,
+}
+
+/// How large one keyed state is in one instance of an operator; brought up to date at the end of each of its turns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct StateMetrics {
+    /// Its name.
+    pub state: String,
+    /// How many keys have it.
+    pub entries: u64,
+    /// Memory that its table holds: entries, the room for more, and what leads to them. Without what keys and values own beside themselves,
+    /// such as the text of a `String`.
+    pub bytes: u64,
+    /// Memory that holds what is encoded for checkpoints and not yet written. It is high where many keys change before a checkpoint has
+    /// got to them, or storage is slow; at most what the state is large encoded, for each checkpoint that is under way.
+    pub snapshot_bytes: u64,
+}
+
+impl StateMetrics {
+    /// Both together.
+    fn and(self, other: Self) -> Self {
+        Self {
+            state: self.state,
+            entries: self.entries + other.entries,
+            bytes: self.bytes + other.bytes,
+            snapshot_bytes: self.snapshot_bytes + other.snapshot_bytes,
+        }
+    }
 }
 
 impl JobMetrics {
@@ -132,6 +162,7 @@ impl JobMetrics {
             records_in: sum.records_in + one.records_in,
             records_out: sum.records_out + one.records_out,
             records_skipped: sum.records_skipped + one.records_skipped,
+            states: sum.states.into_iter().zip(one.states).map(|(sum, one)| sum.and(one)).collect(),
             operator: sum.operator,
         })
     }

@@ -4,13 +4,14 @@
 //! the counters of subtasks are read once a second, by the job's root, and passed on as what has been added since. So the subtasks know
 //! nothing of it, and one that sleeps stays asleep.
 
-use super::metrics::{JobMetrics, SubtaskMetrics};
+use super::metrics::{JobMetrics, StateMetrics, SubtaskMetrics};
 use super::status::JobStatus;
 use crate::checkpoint::CompletedCheckpoint;
 use crate::dataflow::{Layout, OperatorKind, PlannedChain};
 use crate::metrics::{self as names, Metric, MetricKind};
 use crate::types::{JobName, SubtaskIndex};
 use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Unit, with_recorder};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How often counters are passed on.
@@ -168,6 +169,11 @@ struct SubtaskSeries {
     own: [Series; 9],
     /// Records in and out of each operator, and those that it skipped.
     operators: Vec<[Option<Series>; 3]>,
+    /// What labels them.
+    job: String,
+    index: String,
+    /// By uid and name of the state. They are declared when a subtask is built, so each is registered when it is first seen.
+    states: BTreeMap<(String, String), [Gauge; 3]>,
 }
 
 impl SubtaskSeries {
@@ -200,6 +206,21 @@ impl SubtaskSeries {
             ]
             .map(|metric| series(metric, &chain.name)),
             operators: operators.collect(),
+            job: job.to_owned(),
+            index: index.clone(),
+            states: BTreeMap::new(),
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)] // exact up to 2^53
+    fn publish_state(&mut self, operator: &str, now: &StateMetrics) {
+        let Self { job, index, states, .. } = self;
+        let gauges = states.entry((operator.to_owned(), now.state.clone())).or_insert_with(|| {
+            [&names::STATE_ENTRIES, &names::STATE_BYTES, &names::STATE_SNAPSHOT_BYTES]
+                .map(|metric| gauge(metric, &[job, operator, &now.state, index]))
+        });
+        for (gauge, figure) in gauges.iter().zip([now.entries, now.bytes, now.snapshot_bytes]) {
+            gauge.set(figure as f64);
         }
     }
 
@@ -224,6 +245,11 @@ impl SubtaskSeries {
                 if let Some(series) = series {
                     series.publish(figure);
                 }
+            }
+        }
+        for operator in &now.operators {
+            for state in &operator.states {
+                self.publish_state(operator.operator.as_str(), state);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! All that was added, folded into an accumulator of another type.
 
+use super::handle::keyed_state;
 use super::raw::TableId;
 use super::{KeyedAccess, StateValue};
 use std::fmt;
@@ -51,6 +52,8 @@ impl<In, A: Aggregate<In>> fmt::Debug for AggregatingState<In, A> {
         f.write_str("AggregatingState")
     }
 }
+
+keyed_state!(AggregatingState<In, A: Aggregate<In>>);
 
 impl<In, A: Aggregate<In>> AggregatingState<In, A> {
     pub(super) fn new(slot: TableId<A::Acc>, aggregate: A) -> Self {

@@ -33,4 +33,21 @@ macro_rules! plain_handle {
     };
 }
 
-pub(super) use plain_handle;
+/// Makes a handle give the keys that have its state.
+macro_rules! keyed_state {
+    ($name:ident<$($parameter:ident $(: $bound:path)?),+>) => {
+        impl<K: $crate::state::Key, $($parameter $(: $bound)?),+> $crate::state::KeyedState<K> for $name<$($parameter),+> {
+            fn keys_in<'s>(
+                &self,
+                store: &'s $crate::state::StateStore<K>,
+            ) -> impl Iterator<Item = &'s K> + use<'s, K, $($parameter),+>
+            where
+                K: 's,
+            {
+                store.table(self.slot).into_iter().flat_map($crate::state::Table::keys)
+            }
+        }
+    };
+}
+
+pub(super) use {keyed_state, plain_handle};

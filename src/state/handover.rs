@@ -73,6 +73,11 @@ impl Giver {
         }
     }
 
+    /// Bytes that are handed over and not yet taken.
+    pub(super) fn waiting(&self) -> usize {
+        lock(&self.0).waiting
+    }
+
     pub(super) fn is_given_up(&self) -> bool {
         lock(&self.0).given_up
     }

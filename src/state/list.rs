@@ -1,6 +1,6 @@
 //! A list per key.
 
-use super::handle::plain_handle;
+use super::handle::{keyed_state, plain_handle};
 use super::raw::TableId;
 use super::{KeyedAccess, StateValue};
 use std::marker::PhantomData;
@@ -16,6 +16,7 @@ pub struct ListState<T> {
 }
 
 plain_handle!(ListState<T>(TableId<Vec<T>>));
+keyed_state!(ListState<T: StateValue>);
 
 impl<T: StateValue> ListState<T> {
     /// Appends a value.

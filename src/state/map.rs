@@ -1,6 +1,6 @@
 //! A map per key.
 
-use super::handle::plain_handle;
+use super::handle::{keyed_state, plain_handle};
 use super::raw::TableId;
 use super::{Key, KeyedAccess, StateValue};
 use std::collections::HashMap;
@@ -27,6 +27,7 @@ pub struct MapState<UK, V> {
 }
 
 plain_handle!(MapState<UK, V>(TableId<Entries<UK, V>>));
+keyed_state!(MapState<UK: UserKey, V: StateValue>);
 
 impl<UK: UserKey, V: StateValue> MapState<UK, V> {
     fn entries<'c, C: KeyedAccess>(&self, ctx: &'c C) -> Option<&'c Entries<UK, V>> {

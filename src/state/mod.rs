@@ -102,6 +102,16 @@ pub trait KeyedAccess {
     fn states_mut(&mut self) -> (&mut StateStore<Self::Key>, &Self::Key, u64);
 }
 
+/// A keyed state of an operator with keys of type `K`, whatever it holds: a [`ValueState`], [`ListState`], [`MapState`], [`ReducingState`] or
+/// [`AggregatingState`].
+pub trait KeyedState<K> {
+    /// The keys that have it in this subtask, in no particular order.
+    #[doc(hidden)]
+    fn keys_in<'s>(&self, store: &'s StateStore<K>) -> impl Iterator<Item = &'s K> + use<'s, Self, K>
+    where
+        K: 's;
+}
+
 /// Access to the states of an operator without a key, for operator state; contexts implement it.
 pub trait OperatorAccess {
     /// The operator's key.

@@ -1,6 +1,6 @@
 //! All that was added, folded into one value of the same type.
 
-use super::handle::plain_handle;
+use super::handle::{keyed_state, plain_handle};
 use super::raw::TableId;
 use super::{KeyedAccess, StateValue};
 use std::marker::PhantomData;
@@ -16,6 +16,7 @@ pub struct ReducingState<V> {
 }
 
 plain_handle!(ReducingState<V>(TableId<V>));
+keyed_state!(ReducingState<V: StateValue>);
 
 impl<V: StateValue> ReducingState<V> {
     /// Adds a value: the first is stored as it is, later ones are folded in.

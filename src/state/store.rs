@@ -21,6 +21,7 @@ use super::{Key, StateValue};
 use crate::checkpoint::metadata::{Distribution, StateSchema};
 use crate::checkpoint::{Extent, Increments};
 use crate::error::{Error, ErrorKind};
+use crate::metrics::StateLevels;
 use crate::types::{CheckpointId, MaxParallelism, OperatorId, stable_hash};
 use serde::de::DeserializeOwned;
 use std::any::Any;
@@ -55,6 +56,7 @@ struct TableSlot<K> {
     bases: BTreeMap<CheckpointId, Base>,
     /// What a reducing state folds with; `()` for the others.
     function: Box<dyn Any + Send>,
+    levels: Arc<StateLevels>,
 }
 
 /// A checkpoint that is there or under way.
@@ -88,6 +90,7 @@ pub(super) trait AnyTable: Any + Send {
     fn can_tell_since(&self, epoch: u32) -> bool;
     fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool;
     fn len(&self) -> usize;
+    fn levels(&self, levels: &StateLevels);
     fn wants_touch(&self) -> bool;
     fn touch(&mut self, soon: &[u64], later: &[u64]);
 }
@@ -115,6 +118,12 @@ impl<K: Key, V: StateValue> AnyTable for Table<K, V> {
 
     fn len(&self) -> usize {
         Table::len(self)
+    }
+
+    fn levels(&self, levels: &StateLevels) {
+        levels.entries.set(Table::len(self) as u64);
+        levels.bytes.set(self.bytes() as u64);
+        levels.snapshot_bytes.set(self.snapshot_bytes() as u64);
     }
 
     fn wants_touch(&self) -> bool {
@@ -356,6 +365,18 @@ impl<K> StateStore<K> {
     pub(crate) fn touch(&mut self, soon: &[u64], later: &[u64]) {
         for slot in &mut self.tables {
             slot.table.touch(soon, later);
+        }
+    }
+
+    /// How large the keyed states are, as of the last [`publish`](Self::publish).
+    pub(crate) fn levels(&self) -> Vec<Arc<StateLevels>> {
+        self.tables.iter().map(|slot| Arc::clone(&slot.levels)).collect()
+    }
+
+    /// Makes known how large the keyed states are. Takes the same time however large that is.
+    pub(crate) fn publish(&self) {
+        for slot in &self.tables {
+            slot.table.levels(&slot.levels);
         }
     }
 
@@ -610,7 +631,10 @@ impl<K: Key> StateStore<K> {
             bases.insert(checkpoint, base);
         }
         let (table, id) = ErasedTable::new(table, self.index(self.tables.len())?);
-        self.tables.push(TableSlot { name: name.to_owned(), schema: declared, table, bases, function });
+        let levels = Arc::new(StateLevels::new(name));
+        table.levels(&levels);
+        let name = name.to_owned();
+        self.tables.push(TableSlot { name, schema: declared, table, bases, function, levels });
         Ok(id)
     }
 }

@@ -46,6 +46,8 @@ pub struct Table<K, V> {
     /// The pages of the keys that were last said to be used later.
     ahead: Vec<usize>,
     len: usize,
+    /// Bytes of the pages.
+    bytes: usize,
     /// Counts freezes.
     epoch: u32,
     /// A page that is `clean` since this epoch is changed without further ado: the newest one, or none if changes are tracked.
@@ -63,6 +65,7 @@ impl<K: Key, V: StateValue> Default for Table<K, V> {
         Self {
             directory: vec![0],
             depth: 0,
+            bytes: size_of::<Page<K, V>>(),
             pages: vec![Page::new(0, 0)],
             hints: Hints::default(),
             ahead: Vec::new(),
@@ -101,11 +104,29 @@ impl<K: Key, V: StateValue> Table<K, V> {
         self.len == 0
     }
 
-    /// Bytes of memory that it holds, without what keys and values own beside themselves.
+    /// All keys, in no particular order.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.pages.iter().flat_map(|page| page.entries.iter().map(|entry| &entry.key))
+    }
+
+    /// Bytes of memory that it holds, without what keys and values own beside themselves, and what is noted of changes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let pages = self.pages.iter().map(Page::bytes).sum::<usize>();
-        pages + self.directory.len() * size_of::<u32>() + self.hints.bytes()
+        self.bytes + self.directory.len() * size_of::<u32>() + self.hints.bytes()
+    }
+
+    /// Bytes of memory that hold what is encoded for snapshots and not yet written.
+    pub(super) fn snapshot_bytes(&self) -> usize {
+        self.pending.iter().map(Pending::held).sum()
+    }
+
+    /// Lets `change` make a page larger or smaller.
+    fn resize(&mut self, at: usize, change: impl FnOnce(&mut Page<K, V>)) {
+        if let Some(page) = self.pages.get_mut(at) {
+            let before = page.bytes();
+            change(page);
+            self.bytes = self.bytes + page.bytes() - before;
+        }
     }
 
     /// The value of `key`.
@@ -230,7 +251,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
         let page = self.pages.get_mut(at)?;
         if page.entries.len() * 8 < page.entries.capacity() && page.entries.capacity() >= 64 {
             self.complete(at, hash, self.epoch);
-            self.pages.get_mut(at)?.shrink();
+            self.resize(at, Page::shrink);
         }
         Some(entry.value)
     }
@@ -280,8 +301,8 @@ impl<K: Key, V: StateValue> Table<K, V> {
             let splits = self.pages.get(at).is_some_and(Page::wants_split);
             if splits {
                 self.split(at, hash);
-            } else if let Some(page) = self.pages.get_mut(at) {
-                page.grow();
+            } else {
+                self.resize(at, Page::grow);
             }
             at = self.page_of(hash);
         }
@@ -316,7 +337,9 @@ impl<K: Key, V: StateValue> Table<K, V> {
         }
         let Ok(new) = u32::try_from(self.pages.len()) else { return };
         let (Some(page), depth) = (self.pages.get_mut(at), self.depth) else { return };
+        let before = page.bytes();
         let upper = page.split();
+        self.bytes = self.bytes + page.bytes() + upper.bytes() - before;
         let (first, last) = range(hash, page.depth - 1);
         let middle = first + (last - first) / 2 + 1;
         self.pages.push(upper);

@@ -1,6 +1,6 @@
 //! One value per key.
 
-use super::handle::plain_handle;
+use super::handle::{keyed_state, plain_handle};
 use super::raw::TableId;
 use super::{KeyedAccess, StateValue};
 use std::marker::PhantomData;
@@ -15,6 +15,7 @@ pub struct ValueState<V> {
 }
 
 plain_handle!(ValueState<V>(TableId<V>));
+keyed_state!(ValueState<V: StateValue>);
 
 impl<V: StateValue> ValueState<V> {
     /// A copy of the value; `None` if there is none.

@@ -66,7 +66,7 @@ impl Hints {
 
     #[cold]
     fn resize(&mut self, entries: usize) {
-        let slots = (entries * SPARE * 2).next_power_of_two().clamp(LEAST, MOST);
+        let slots = (entries * SPARE).next_power_of_two().clamp(LEAST, MOST);
         self.slots = vec![0; if entries > MOST / TIGHT { NEXT } else { slots }].into();
         self.mask = self.slots.len() - 1;
     }

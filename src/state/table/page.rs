@@ -311,16 +311,9 @@ impl<K: Key, V: StateValue> Page<K, V> {
         upper
     }
 
-    /// Bytes that it holds, without what keys and values own beside themselves.
+    /// Bytes that it holds, without what keys and values own beside themselves, and without its notes.
     pub(super) fn bytes(&self) -> usize {
-        let changes = |changes: &Changes<K>| {
-            changes.stamps.capacity() * size_of::<u32>() + changes.removed.capacity() * size_of::<(u32, K)>()
-        };
-        let notes = |notes: &Notes<K>| size_of::<Notes<K>>() + notes.changes.as_ref().map_or(0, changes);
-        size_of::<Self>()
-            + size_of_val(&*self.index)
-            + self.entries.capacity() * size_of::<Entry<K, V>>()
-            + self.notes.as_deref().map_or(0, notes)
+        size_of::<Self>() + size_of_val(&*self.index) + self.entries.capacity() * size_of::<Entry<K, V>>()
     }
 }
 

@@ -40,12 +40,26 @@ pub(super) struct Pending {
     hint: usize,
     /// Bytes encoded so far.
     pub(super) bytes: usize,
+    /// Of these, the bytes of groups that are not complete.
+    open: usize,
 }
 
 impl Pending {
     pub(super) fn new(epoch: u32, to: Giver, max_parallelism: MaxParallelism, since: Option<Since>) -> Self {
         let (groups, removed) = (BTreeMap::new(), BTreeMap::new());
-        Self { epoch, to, next: 0, groups, removed, since, max_parallelism, failed: None, hint: 0, bytes: 0 }
+        Self {
+            epoch,
+            to,
+            next: 0,
+            groups,
+            removed,
+            since,
+            max_parallelism,
+            failed: None,
+            hint: 0,
+            bytes: 0,
+            open: 0,
+        }
     }
 
     /// What has changed before this freeze is of no interest to it, in groups that it does not hold whole.
@@ -99,8 +113,8 @@ impl Pending {
                 self.removed.entry(group).or_insert_with(|| EncodedGroup { group, ..Default::default() });
             let before = into.bytes.len();
             let encoded = caught(|| encode_removed(into, key));
-            self.bytes += into.bytes.len() - before;
-            self.note(encoded);
+            let added = into.bytes.len() - before;
+            self.note(encoded, added);
         }
     }
 
@@ -126,15 +140,18 @@ impl Pending {
         });
         let before = into.bytes.len();
         let encoded = caught(|| entries.try_for_each(|entry| encode_entry(into, &entry.key, &entry.value)));
-        self.bytes += into.bytes.len() - before;
-        self.note(encoded);
+        let added = into.bytes.len() - before;
+        self.note(encoded, added);
     }
 
-    /// An error ends it.
-    fn note(&mut self, encoded: Result<(), Error>) {
+    /// So many bytes were added. An error ends it.
+    fn note(&mut self, encoded: Result<(), Error>, added: usize) {
+        self.bytes += added;
+        self.open += added;
         if let Err(error) = encoded {
             self.groups.clear();
             self.removed.clear();
+            self.open = 0;
             self.failed = Some(error);
         }
     }
@@ -156,6 +173,7 @@ impl Pending {
                 (None, None) => continue,
             };
             self.hint = given.bytes.len() + given.bytes.len() / 16;
+            self.open -= given.bytes.len();
             self.to.give(given);
         }
         next.is_none() || self.failed.is_some()
@@ -164,6 +182,11 @@ impl Pending {
     fn first_group(&self) -> Option<KeyGroup> {
         let (changed, removed) = (self.groups.keys().next(), self.removed.keys().next());
         changed.into_iter().chain(removed).min().copied()
+    }
+
+    /// Bytes that are encoded and wait: to be handed over, or to be written.
+    pub(super) fn held(&self) -> usize {
+        self.open + self.to.waiting()
     }
 
     /// Nothing more will come.

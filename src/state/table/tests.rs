@@ -145,6 +145,25 @@ fn apply(
         Step::Sweep(budget) => drop(sweep(table, budget)),
     }
     assert_eq!(table.len(), model.len());
+    assert_eq!(table.bytes, table.pages.iter().map(Page::bytes).sum::<usize>());
+    assert!(table.snapshot_bytes() == 0 || !table.pending.is_empty());
+}
+
+#[test]
+fn what_is_encoded_ahead_of_the_writer_is_accounted_until_it_is_taken() {
+    let mut table = Table::<u64, String>::new();
+    for key in 0..5000 {
+        table.insert(&key, hash(key), "value".to_owned());
+    }
+    let mut frozen = table.freeze(max());
+    assert_eq!(table.snapshot_bytes(), 0, "nothing yet");
+    table.insert(&7, hash(7), String::new());
+    let one = table.snapshot_bytes();
+    assert!(one >= 6, "the old value of one key: {one}");
+    table.insert(&7, hash(7), "again".to_owned());
+    assert_eq!(table.snapshot_bytes(), one, "once is enough");
+    read(&mut table, &mut frozen);
+    assert_eq!(table.snapshot_bytes(), 0);
 }
 
 /// Keys of which so many come together that pages split; in a part of all hashes, as a subtask has them.
