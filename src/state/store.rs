@@ -22,7 +22,7 @@ use crate::checkpoint::metadata::{Distribution, StateSchema};
 use crate::checkpoint::{Extent, Increments};
 use crate::error::{Error, ErrorKind};
 use crate::metrics::StateLevels;
-use crate::types::{CheckpointId, MaxParallelism, OperatorId, stable_hash};
+use crate::types::{CheckpointId, KeyGroup, MaxParallelism, OperatorId, stable_hash};
 use serde::de::DeserializeOwned;
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -466,6 +466,17 @@ impl<K> StateStore<K> {
         decoded.collect()
     }
 
+    /// How many entries there would be if all key groups had as many as these have.
+    fn density<'g>(&self, groups: impl Iterator<Item = &'g EncodedGroup>) -> u64 {
+        // Of a group in parts, the first is whole. What the bytes cannot hold was never there.
+        let mut entries: BTreeMap<KeyGroup, u64> = BTreeMap::new();
+        for group in groups {
+            entries.entry(group.group).or_insert(group.entries.min(group.bytes.len() as u64));
+        }
+        let (all, sum) = (u64::from(self.max_parallelism.get()), entries.values().sum::<u64>());
+        sum.saturating_mul(all).checked_div(entries.len() as u64).unwrap_or_default()
+    }
+
     /// Whether a state of this name and schema can be declared.
     fn check_name(&self, name: &str, declared: &StateSchema) -> Result<(), Error> {
         if name.is_empty() {
@@ -608,6 +619,7 @@ impl<K: Key> StateStore<K> {
             [one] => one.increments.clone(),
             _ => None,
         };
+        table.expect(self.density(restored.iter().flat_map(|restored| &*restored.groups)));
         for groups in restored.into_iter().map(|restored| Arc::unwrap_or_clone(restored.groups)) {
             let mut last = None;
             for group in groups {
@@ -626,6 +638,7 @@ impl<K: Key> StateStore<K> {
                 })?;
             }
         }
+        table.expect(0);
         if let (Some(increments), Some(checkpoint)) = (increments, self.checkpoint) {
             let base = Base { epoch: table.track(), increments: Arc::new(Arc::new(increments).into()) };
             bases.insert(checkpoint, base);

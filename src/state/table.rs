@@ -46,6 +46,8 @@ pub struct Table<K, V> {
     /// The pages of the keys that were last said to be used later.
     ahead: Vec<usize>,
     len: usize,
+    /// How many entries there will be for every 2^64 hashes; 0 if nobody knows.
+    expected: u64,
     /// Bytes of the pages.
     bytes: usize,
     /// Counts freezes.
@@ -70,6 +72,7 @@ impl<K: Key, V: StateValue> Default for Table<K, V> {
             hints: Hints::default(),
             ahead: Vec::new(),
             len: 0,
+            expected: 0,
             epoch: 0,
             quiet: 0,
             tracked: None,
@@ -292,8 +295,32 @@ impl<K: Key, V: StateValue> Table<K, V> {
         self.ahead = ahead;
     }
 
+    /// So many entries will come for every 2^64 hashes: pages are made as small, and with as much room, as they will be then, so that
+    /// entries are not moved as they come. 0: nobody knows. A wrong number costs time or memory, and nothing else.
+    pub(super) fn expect(&mut self, entries_per_all_hashes: u64) {
+        self.expected = entries_per_all_hashes;
+    }
+
+    /// Makes an empty page what it will be, as far as that is known.
+    fn prepare_for_expected(&mut self, hash: u64) {
+        let mut at = self.page_of(hash);
+        let all = self.expected;
+        let expected = |page: &Page<K, V>| usize::try_from(all >> page.depth).unwrap_or(usize::MAX);
+        while self.pages.get(at).is_some_and(|page| page.can_be_smaller_than(expected(page))) {
+            self.complete(at, hash, self.epoch);
+            self.split(at, hash);
+            at = self.page_of(hash);
+        }
+        if let Some(room) = self.pages.get(at).filter(|page| page.entries.is_empty()).map(expected) {
+            self.resize(at, |page| page.reserve(room));
+        }
+    }
+
     #[cold]
     fn insert_new(&mut self, key: &K, hash: u64, value: V) {
+        if self.expected > 0 {
+            self.prepare_for_expected(hash);
+        }
         let mut at = self.page_of(hash);
         while self.pages.get(at).is_some_and(|page| !page.has_room()) {
             // Entries are about to move.

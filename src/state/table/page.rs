@@ -254,6 +254,17 @@ impl<K: Key, V: StateValue> Page<K, V> {
         }
     }
 
+    /// Whether it is better split now, while it is empty, as so many entries will come.
+    pub(super) fn can_be_smaller_than(&self, entries: usize) -> bool {
+        self.entries.is_empty() && self.depth < DEPTH && entries > PAGE / 8 * 7
+    }
+
+    /// Makes room in an empty page for so many, and for some more, as the hashes are never quite even.
+    pub(super) fn reserve(&mut self, entries: usize) {
+        self.entries.reserve_exact((entries + entries / 16 + 4).min(PAGE));
+        self.rebuild();
+    }
+
     /// Sees to it that few entries do not hold the room of many.
     pub(super) fn shrink(&mut self) {
         self.entries.shrink_to(self.entries.len() * 2);

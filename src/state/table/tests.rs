@@ -150,6 +150,35 @@ fn apply(
 }
 
 #[test]
+fn a_table_that_knows_what_comes_is_built_in_place() {
+    const ENTRIES: u64 = 20_000;
+    let filled = |expected: u64| {
+        let mut table = Table::<u64, u64>::new();
+        table.expect(expected);
+        let mut moves = 0;
+        for key in 0..ENTRIES {
+            let before = table.pages.len();
+            table.insert(&key, hash(key), key);
+            let page = &table.pages[table.page_of(hash(key))];
+            moves += usize::from(table.pages.len() > before && page.entries.len() > 1);
+        }
+        table.expect(0);
+        assert!((0..ENTRIES).all(|key| table.get(&key, hash(key)) == Some(&key)));
+        assert_eq!(table.bytes, table.pages.iter().map(Page::bytes).sum::<usize>());
+        (moves, table.bytes())
+    };
+    let (moves, grown) = filled(0);
+    assert!(moves > 10, "pages were split {moves} times");
+    let (moves, built) = filled(ENTRIES);
+    assert_eq!(moves, 0, "none of its pages was split with entries in it");
+    assert!(built < grown + grown / 4, "{built} bytes, {grown} if it is not told");
+    // Wrong numbers are only slower, or larger.
+    for wrong in [1, 100, ENTRIES / 7, ENTRIES * 9, u64::MAX >> 44] {
+        filled(wrong);
+    }
+}
+
+#[test]
 fn what_is_encoded_ahead_of_the_writer_is_accounted_until_it_is_taken() {
     let mut table = Table::<u64, String>::new();
     for key in 0..5000 {
