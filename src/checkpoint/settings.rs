@@ -41,6 +41,7 @@ pub struct Checkpointing {
     history: u32,
     incremental: bool,
     max_increments: u32,
+    snapshot_memory: u64,
 }
 
 /// What state is after a failure (Flink's `CheckpointingMode`).
@@ -85,6 +86,7 @@ impl Default for Checkpointing {
             history: 10,
             incremental: false,
             max_increments: 256,
+            snapshot_memory: 1 << 30,
         }
     }
 }
@@ -219,6 +221,19 @@ impl Checkpointing {
         self
     }
 
+    /// How many bytes one keyed state of one subtask may hold in memory for one checkpoint: what changes before the checkpoint has got to
+    /// it is encoded first, as it was, and waits. Default: 1 GiB. A checkpoint that needs more is declined, and
+    /// [counts as failed](Self::tolerable_failures); the process is not killed for want of memory.
+    ///
+    /// At most it is what the state is large when encoded. Leave it where that fits into memory twice; where it does not, set it to the
+    /// memory that is left, divided by the number of subtasks, and tolerate some failures. The metric `strandline_state_snapshot_bytes` says
+    /// what is used.
+    #[must_use]
+    pub fn snapshot_memory(mut self, bytes: u64) -> Self {
+        self.snapshot_memory = bytes;
+        self
+    }
+
     /// Time between two periodic checkpoints in force: the larger of what [`every`](Self::every) and
     /// [`min_pause`](Self::min_pause) say.
     #[must_use]
@@ -300,6 +315,12 @@ impl Checkpointing {
     #[must_use]
     pub fn is_incremental(&self) -> bool {
         self.incremental
+    }
+
+    /// See [`snapshot_memory`](Self::snapshot_memory).
+    #[must_use]
+    pub fn get_snapshot_memory(&self) -> u64 {
+        self.snapshot_memory
     }
 
     /// See [`max_increments`](Self::max_increments).

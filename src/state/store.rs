@@ -41,6 +41,8 @@ pub struct StateStore<K> {
     operator: OperatorId,
     max_parallelism: MaxParallelism,
     checkpoint: Option<CheckpointId>,
+    /// How many bytes of a keyed state may wait for a snapshot.
+    snapshot_memory: usize,
     owner: u32,
     tables: Vec<TableSlot<K>>,
     lists: Vec<ListSlot>,
@@ -84,7 +86,12 @@ struct KeptTable {
 
 /// A table whose types are not known: for what happens once per batch or per checkpoint, never per record.
 pub(super) trait AnyTable: Any + Send {
-    fn freeze(&mut self, max_parallelism: MaxParallelism, since: Option<Since>) -> Box<dyn GroupEncoder>;
+    fn freeze(
+        &mut self,
+        max_parallelism: MaxParallelism,
+        since: Option<Since>,
+        memory: usize,
+    ) -> Box<dyn GroupEncoder>;
     fn track(&mut self) -> u32;
     fn epoch(&self) -> u32;
     fn can_tell_since(&self, epoch: u32) -> bool;
@@ -96,8 +103,13 @@ pub(super) trait AnyTable: Any + Send {
 }
 
 impl<K: Key, V: StateValue> AnyTable for Table<K, V> {
-    fn freeze(&mut self, max_parallelism: MaxParallelism, since: Option<Since>) -> Box<dyn GroupEncoder> {
-        Box::new(self.freeze_since(max_parallelism, since))
+    fn freeze(
+        &mut self,
+        max_parallelism: MaxParallelism,
+        since: Option<Since>,
+        memory: usize,
+    ) -> Box<dyn GroupEncoder> {
+        Box::new(self.freeze_since(max_parallelism, since, memory))
     }
 
     fn track(&mut self) -> u32 {
@@ -141,11 +153,10 @@ impl<K> TableSlot<K> {
         &mut self,
         operator: &OperatorId,
         max_parallelism: MaxParallelism,
-        checkpoint: CheckpointId,
-        extent: Extent,
+        (checkpoint, extent, memory): (CheckpointId, Extent, usize),
     ) -> KeyedSnapshot {
         let (groups, increment) = match extent {
-            Extent::Full => (self.table.freeze(max_parallelism, None), None),
+            Extent::Full => (self.table.freeze(max_parallelism, None, memory), None),
             Extent::Incremental { base, limit } => {
                 // A base is never older than the one before.
                 self.bases.retain(|known, _| Some(*known) >= base);
@@ -159,7 +170,7 @@ impl<K> TableSlot<K> {
                     epoch: *epoch,
                     whole: base.due().clone(),
                 };
-                let groups = self.table.freeze(max_parallelism, base.as_ref().map(since));
+                let groups = self.table.freeze(max_parallelism, base.as_ref().map(since), memory);
                 let written = Arc::default();
                 let taken = Base { epoch: self.table.epoch(), increments: Arc::clone(&written) };
                 self.bases.insert(checkpoint, taken);
@@ -233,6 +244,7 @@ impl<K> StateStore<K> {
         let mut store = Self {
             max_parallelism,
             checkpoint: restored.checkpoint,
+            snapshot_memory: usize::MAX,
             owner: stable_hash(&operator).unwrap_or_default() as u32,
             operator,
             tables: Vec::new(),
@@ -265,6 +277,13 @@ impl<K> StateStore<K> {
             }
         }
         store
+    }
+
+    /// The same where so many bytes of each keyed state may wait for a snapshot; see
+    /// [`snapshot_memory`](crate::Checkpointing::snapshot_memory).
+    #[must_use]
+    pub fn with_snapshot_memory(self, bytes: u64) -> Self {
+        Self { snapshot_memory: usize::try_from(bytes).unwrap_or(usize::MAX), ..self }
     }
 
     /// Names of restored states that nothing was declared for. They are kept, and stored again.
@@ -343,7 +362,8 @@ impl<K> StateStore<K> {
             keyed.push(kept.carried_over(extent));
         }
         for slot in self.tables.iter_mut().filter(|slot| slot.table.len() > 0) {
-            keyed.push(slot.freeze(&self.operator, self.max_parallelism, checkpoint, extent));
+            let how = (checkpoint, extent, self.snapshot_memory);
+            keyed.push(slot.freeze(&self.operator, self.max_parallelism, how));
         }
         keyed.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(StoreSnapshot { keyed, lists })

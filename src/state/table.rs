@@ -383,16 +383,21 @@ impl<K: Key, V: StateValue> Table<K, V> {
     /// table is [swept](Self::sweep) and changed; it ends when it has all of it, or when the result is dropped. Any number may be
     /// pending.
     pub fn freeze(&mut self, max_parallelism: MaxParallelism) -> Frozen {
-        self.freeze_since(max_parallelism, None)
+        self.freeze_since(max_parallelism, None, usize::MAX)
     }
 
     /// As [`freeze`](Self::freeze), for a snapshot that holds only what has changed since an earlier freeze, if one is given: see
-    /// [`can_tell_since`](Self::can_tell_since).
-    pub(super) fn freeze_since(&mut self, max_parallelism: MaxParallelism, since: Option<Since>) -> Frozen {
+    /// [`can_tell_since`](Self::can_tell_since). It fails if more than `memory` bytes of it wait.
+    pub(super) fn freeze_since(
+        &mut self,
+        max_parallelism: MaxParallelism,
+        since: Option<Since>,
+        memory: usize,
+    ) -> Frozen {
         self.epoch += 1;
         self.quiet = if self.tracked.is_some() { u32::MAX } else { self.epoch };
         let (giver, frozen) = handover(self.len);
-        self.pending.push(Pending::new(self.epoch, giver, max_parallelism, since));
+        self.pending.push(Pending::new(self.epoch, giver, max_parallelism, since, memory));
         frozen
     }
 

@@ -42,23 +42,31 @@ pub(super) struct Pending {
     pub(super) bytes: usize,
     /// Of these, the bytes of groups that are not complete.
     open: usize,
+    /// How many these may be.
+    memory: usize,
 }
 
 impl Pending {
-    pub(super) fn new(epoch: u32, to: Giver, max_parallelism: MaxParallelism, since: Option<Since>) -> Self {
-        let (groups, removed) = (BTreeMap::new(), BTreeMap::new());
+    pub(super) fn new(
+        epoch: u32,
+        to: Giver,
+        max_parallelism: MaxParallelism,
+        since: Option<Since>,
+        memory: usize,
+    ) -> Self {
         Self {
             epoch,
             to,
             next: 0,
-            groups,
-            removed,
+            groups: BTreeMap::new(),
+            removed: BTreeMap::new(),
             since,
             max_parallelism,
             failed: None,
             hint: 0,
             bytes: 0,
             open: 0,
+            memory,
         }
     }
 
@@ -148,7 +156,8 @@ impl Pending {
     fn note(&mut self, encoded: Result<(), Error>, added: usize) {
         self.bytes += added;
         self.open += added;
-        if let Err(error) = encoded {
+        let fits = if self.open > self.memory { Err(self.too_much()) } else { Ok(()) };
+        if let Err(error) = encoded.and(fits) {
             self.groups.clear();
             self.removed.clear();
             self.open = 0;
@@ -177,6 +186,16 @@ impl Pending {
             self.to.give(given);
         }
         next.is_none() || self.failed.is_some()
+    }
+
+    #[cold]
+    fn too_much(&self) -> Error {
+        let what = format!(
+            "more than {} bytes of it changed before they were written (snapshot_memory): storage is too slow for so many changes. Allow more, \
+             or make it faster",
+            self.memory
+        );
+        Error::new(ErrorKind::Failed, what)
     }
 
     fn first_group(&self) -> Option<KeyGroup> {

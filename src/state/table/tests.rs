@@ -195,6 +195,34 @@ fn what_is_encoded_ahead_of_the_writer_is_accounted_until_it_is_taken() {
     assert_eq!(table.snapshot_bytes(), 0);
 }
 
+#[test]
+fn a_snapshot_that_needs_more_memory_than_it_may_fails_and_nothing_else() {
+    let mut table = Table::<u64, String>::new();
+    for key in 0..5000 {
+        table.insert(&key, hash(key), "value".to_owned());
+    }
+    let mut frozen = table.freeze_since(max(), None, 1000);
+    let mut other = table.freeze(max());
+    for key in 0..5000 {
+        assert!(table.snapshot_bytes() < 200_000);
+        table.insert(&key, hash(key), "changed".to_owned());
+    }
+    let task = &mut TaskContext::from_waker(Waker::noop());
+    let error = loop {
+        sweep(&mut table, 1000);
+        if let Poll::Ready(result) = frozen.poll_next_group(task) {
+            match result {
+                Ok(group) => assert!(group.is_some(), "it is complete"),
+                Err(error) => break error,
+            }
+        }
+    };
+    assert!(error.to_string().contains("snapshot_memory"), "{error}");
+    let groups = read(&mut table, &mut other);
+    assert!(decode(&groups).values().all(|value| value == "value"));
+    assert!((0..5000).all(|key| table.get(&key, hash(key)).unwrap() == "changed"));
+}
+
 /// Keys of which so many come together that pages split; in a part of all hashes, as a subtask has them.
 fn many() -> impl Strategy<Value = Vec<(u64, String)>> {
     prop_oneof![3 => Just((0, 1)), 2 => (1000..4000_usize, 1..4_u64)].prop_map(|(keys, part)| {

@@ -92,7 +92,7 @@ impl Bench {
                 let since = base.map(|base| Since { epoch: base.epoch, whole: whole.clone() });
                 let base = base.map(|base| (base.content.clone(), whole));
                 self.table.track();
-                let frozen = self.table.freeze_since(max(), since);
+                let frozen = self.table.freeze_since(max(), since, usize::MAX);
                 let content = self.model.clone();
                 self.freezes.push(Freeze { epoch: self.table.epoch(), content });
                 let expected = self.model.clone();
@@ -154,7 +154,7 @@ fn filled(keys: u64) -> Table<u64, u64> {
 
 fn changes(table: &mut Table<u64, u64>, epoch: u32) -> (u64, u64) {
     assert!(table.can_tell_since(epoch));
-    let mut frozen = table.freeze_since(max(), Some(Since { epoch, whole: BTreeSet::new() }));
+    let mut frozen = table.freeze_since(max(), Some(Since { epoch, whole: BTreeSet::new() }), usize::MAX);
     let groups = read(table, &mut frozen);
     (groups.iter().map(|group| group.entries).sum(), groups.iter().map(|group| group.removed).sum())
 }
@@ -188,7 +188,7 @@ fn keys_that_come_and_go_do_not_pile_up() {
     assert!(table.bytes() < before * 2, "{} of {before} bytes", table.bytes());
     assert!(!table.can_tell_since(base), "the next snapshot is whole");
     // From then on it goes on as before.
-    let mut frozen = table.freeze_since(max(), None);
+    let mut frozen = table.freeze_since(max(), None, usize::MAX);
     assert_eq!(read(&mut table, &mut frozen).iter().map(|group| group.entries).sum::<u64>(), 4_000);
     let base = table.epoch();
     table.remove(&1, hash(1));
