@@ -4,7 +4,8 @@ use super::snapshot::SubtaskSnapshot;
 use crate::channel::Barrier;
 use crate::checkpoint::{CompletedCheckpoint, FailureReason};
 use crate::error::Error;
-use crate::types::{Attempt, CheckpointId, SubtaskId};
+use crate::restart::FailureId;
+use crate::types::{Attempt, CheckpointId, RegionId, SubtaskId};
 use actix::Recipient;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -56,38 +57,62 @@ pub(crate) enum ExitCause {
     Failed(Error),
 }
 
-/// To the supervisor, from elsewhere in the tree.
-#[derive(Debug)]
+/// To the supervisor, from the job.
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum RegionCommand {
-    /// Run.
+    /// Run; again, if it has run before.
     Start,
-    /// Something outside a subtask failed: treat it like a failure inside.
-    Fail(Error),
+    /// Stop, to be started again with all other regions because of this failure.
+    Halt(FailureId),
     /// Stop for good.
     Cancel,
 }
 
-/// To the job: how its region fares.
+/// To the job: how a region fares.
 #[derive(Debug)]
-pub(crate) enum RegionReport {
+pub(crate) struct RegionReport {
+    pub(crate) region: RegionId,
+    pub(crate) news: RegionNews,
+}
+
+/// What a supervisor has to say.
+#[derive(Debug)]
+pub(crate) enum RegionNews {
+    /// All subtasks run.
     Running { attempt: Attempt, from: Option<CheckpointId> },
-    Restarting { error: Error, after: std::time::Duration },
+    /// An attempt has failed and is being stopped.
+    Failing,
+    /// Nothing is left of an attempt that was stopped: what it failed of, if it was not halted.
+    Down(Option<(Error, FailureId)>),
+    /// Its work is done and committed. The last thing it says, like the other two below.
     Finished,
+    /// It was cancelled, and nothing is left of it.
     Cancelled,
+    /// It cannot go on at all.
     Failed(Error),
+}
+
+/// To the job, from the coordinator: something failed that is no region's own.
+#[derive(Debug)]
+pub(crate) enum JobFailure {
+    /// All regions have to go on from the last completed checkpoint.
+    Restart(Error),
+    /// It has vanished.
+    Final(Error),
 }
 
 /// To the coordinator: what its pure half is fed with, beside its own timers.
 #[derive(Debug)]
 pub(crate) enum CheckpointMessage {
-    /// All subtasks of an attempt run.
+    /// All subtasks of a region's attempt run.
     Begin {
+        region: RegionId,
         attempt: Attempt,
         from: Option<CheckpointId>,
         subtasks: Vec<(SubtaskId, Recipient<SubtaskCommand>)>,
     },
-    /// The attempt ends. Answered when no checkpoint is at its commit point any more.
-    Suspend { reason: FailureReason, done: oneshot::Sender<()> },
+    /// An attempt of a region ends. Answered when no checkpoint is at its commit point any more.
+    Suspend { region: RegionId, attempt: Attempt, reason: FailureReason, done: oneshot::Sender<()> },
     /// A subtask's part of a checkpoint is durable.
     Ack { checkpoint: CheckpointId, subtask: SubtaskId, attempt: Attempt, snapshot: Arc<SubtaskSnapshot> },
     /// A subtask's part of a checkpoint failed.
@@ -132,6 +157,7 @@ messages!(
     SubtaskReport,
     RegionCommand,
     RegionReport,
+    JobFailure,
     CheckpointMessage,
     Terminate,
     JobCommand

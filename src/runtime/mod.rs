@@ -10,12 +10,16 @@ pub(crate) mod coordinator;
 pub(crate) mod engine;
 mod in_flight;
 pub(crate) mod job;
+mod job_end;
 mod job_meter;
+mod launch;
 pub(crate) mod messages;
 pub(crate) mod metrics;
 #[cfg(feature = "metrics")]
 mod metrics_facade;
+pub(crate) mod opening;
 pub(crate) mod region;
+mod restart_budget;
 pub(crate) mod restore;
 mod seed;
 mod snapshot;
