@@ -188,9 +188,6 @@ impl CoordinatorActor {
         ctx: &mut Context<Self>,
     ) {
         self.settle(ctx);
-        if let Some(from) = from {
-            self.books.restored(from);
-        }
         self.subtasks.extend(subtasks);
         let all_run = self.attempts.began(region, attempt);
         if self.settings.storage.is_some() && from != self.rules.latest_completed() {

@@ -66,6 +66,8 @@ pub(crate) struct JobActor {
     stopping: bool,
     /// Whether one of them did because of that.
     was_cancelled: bool,
+    /// Whether a region had nothing left to run.
+    restored_end: bool,
     /// Why the job has failed.
     fate: Option<Error>,
     ending: bool,
@@ -90,6 +92,7 @@ impl JobActor {
             waiting: Vec::new(),
             stopping: false,
             was_cancelled: false,
+            restored_end: false,
             fate: None,
             ending: false,
             concluded: false,
@@ -158,9 +161,17 @@ impl JobActor {
         }
         if self.failover.running(region) {
             let (attempt, checkpoint) = (shared.meter().attempt(), from.map(|from| from.0));
+            self.restored(from);
             shared.set_status(JobStatus::Running);
             tracing::info!(parent: parent, %job, attempt = attempt.0, checkpoint, "all subtasks run");
             shared.emit(JobEvent::Running { attempt, from });
+        }
+    }
+
+    /// Counts it once, however many regions began from it.
+    fn restored(&self, from: Option<CheckpointId>) {
+        if let Some(from) = from {
+            self.parts.shared.statistics().restored(from, self.parts.clock.wall());
         }
     }
 
@@ -384,7 +395,12 @@ impl Handler<RegionReport> for JobActor {
             RegionNews::Running { attempt, from } => self.running(region, attempt, from),
             RegionNews::Failing => self.failover.failing(region),
             RegionNews::Down(failure) => self.down(region, failure, ctx),
-            RegionNews::Finished => self.over(region, ctx),
+            RegionNews::Finished(from) => {
+                if !std::mem::replace(&mut self.restored_end, from.is_some()) {
+                    self.restored(from);
+                }
+                self.over(region, ctx);
+            }
             RegionNews::Cancelled => {
                 self.was_cancelled = true;
                 self.over(region, ctx);

@@ -84,8 +84,9 @@ pub(crate) enum RegionNews {
     Failing,
     /// Nothing is left of an attempt that was stopped: what it failed of, if it was not halted.
     Down(Option<(Error, FailureId)>),
-    /// Its work is done and committed. The last thing it says, like the other two below.
-    Finished,
+    /// Its work is done and committed; nothing was left to run if it began from this, the final checkpoint. The last thing it says, like the other
+    /// two below.
+    Finished(Option<CheckpointId>),
     /// It was cancelled, and nothing is left of it.
     Cancelled,
     /// It cannot go on at all.

@@ -169,7 +169,7 @@ impl RegionSupervisor {
                 self.go_on_stopping(ctx);
             }
             (ExitCause::Finished, Phase::Running) if self.live.is_empty() => {
-                self.conclude(RegionNews::Finished);
+                self.conclude(RegionNews::Finished(None));
             }
             (ExitCause::Stopped, Phase::Running) => {
                 let error = Error::new(ErrorKind::Internal, "a subtask stopped without being told to");
@@ -334,7 +334,7 @@ impl Handler<Prepared> for RegionSupervisor {
             return;
         }
         match result {
-            Ok(restored) if restored.finished => self.conclude(RegionNews::Finished),
+            Ok(restored) if restored.finished => self.conclude(RegionNews::Finished(restored.from)),
             Ok(restored) => self.start_subtasks(restored, ctx),
             Err(error) => self.fail(error, ctx),
         }
