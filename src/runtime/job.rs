@@ -189,7 +189,7 @@ impl JobActor {
             }
             return;
         }
-        tracing::error!(parent: parent, %job, attempt = attempt.0, %error, "the job failed as a whole");
+        tracing::error!(parent: parent, %job, attempt = attempt.0, %error, "an attempt failed");
         let operators: Arc<[OperatorId]> =
             layout.operators().map(|(_, operator)| operator.id.clone()).collect();
         let (now, named) = (clock.wall(), error.clone().job(job));

@@ -8,6 +8,7 @@ use crate::restart::FailureId;
 use crate::types::{Attempt, CheckpointId, RegionId, SubtaskId};
 use actix::Recipient;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// To a subtask: what to do between two records.
@@ -25,6 +26,8 @@ pub(crate) enum SubtaskCommand {
         /// For who has missed that it is complete.
         latest_completed: Option<CheckpointId>,
     },
+    /// Nothing has gone in or out for so long: say who waits for the outside world for at least `limit`.
+    WhoWaits { limit: Duration, still: Duration },
     /// Stop without finishing.
     Stop,
 }

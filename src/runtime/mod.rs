@@ -28,4 +28,5 @@ mod subtask;
 mod tracing_scope;
 mod turn;
 mod uploads;
+mod watchdog;
 mod wiring;

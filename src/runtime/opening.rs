@@ -39,6 +39,7 @@ pub(crate) struct JobSettings {
     pub(crate) storage: Option<JobStorage>,
     pub(crate) restarts: Box<dyn RestartPolicy>,
     pub(crate) stop_timeout: Duration,
+    pub(crate) stuck_warning: Duration,
     pub(crate) take_over: bool,
     pub(crate) allow_non_restored_state: bool,
     /// Cancels the job from outside.
@@ -182,6 +183,7 @@ impl ReadyJob {
                     increments: settings.checkpointing.as_ref().and_then(Checkpointing::increments),
                     channel_depth: settings.channel_depth,
                     stop_timeout: settings.stop_timeout,
+                    stuck_warning: settings.stuck_warning,
                     placement: placement.clone(),
                     pool: pool.clone(),
                     clock: settings.clock,

@@ -8,9 +8,11 @@ use super::messages::{
 };
 use super::restore::Restored;
 use super::status::JobShared;
+use super::watchdog::{Finding, Watchdog, warn_blocks};
 use crate::checkpoint::{CheckpointingMode, FailureReason};
 use crate::dataflow::{Layout, Plan};
 use crate::error::{Error, ErrorKind};
+use crate::metrics::{Activity, Pulse};
 use crate::pool::{Pool, Scope};
 use crate::restart::{FailureId, FailureOutcome};
 use crate::storage::OwnedJob;
@@ -44,6 +46,8 @@ pub(crate) struct RegionSettings {
     pub(crate) channel_depth: usize,
     /// How long subtasks may take to stop before the job fails as stuck.
     pub(crate) stop_timeout: Duration,
+    /// After how long a subtask that is stuck is told of; zero for never.
+    pub(crate) stuck_warning: Duration,
     pub(crate) placement: Placement,
     pub(crate) pool: Pool,
     pub(crate) clock: Clock,
@@ -65,6 +69,7 @@ pub(crate) struct RegionSupervisor {
     live: BTreeMap<SubtaskId, Recipient<SubtaskCommand>>,
     /// Those that have not yet said that they run.
     starting: usize,
+    watchdog: Watchdog,
     from: Option<CheckpointId>,
     phase: Phase,
     concluded: bool,
@@ -117,6 +122,7 @@ impl RegionSupervisor {
     ) -> Self {
         let scope = Scope::new(settings.pool.clone());
         Self {
+            watchdog: Watchdog::new(settings.stuck_warning),
             settings,
             job,
             coordinator,
@@ -149,6 +155,32 @@ impl RegionSupervisor {
         let supervisor = ctx.address().recipient();
         self.live = self.settings.launch(self.attempt, restored, &self.scope, &self.coordinator, &supervisor);
         self.starting = self.live.len();
+        self.watchdog.reset();
+    }
+
+    /// Looks for subtasks that are stuck.
+    fn watch(&mut self) {
+        let now = self.settings.clock.elapsed();
+        let meter = self.settings.shared.meter();
+        let subtasks = self.live.keys().map(|subtask| {
+            let handles = meter.handles(*subtask);
+            (*subtask, handles.subtask.time.pulse(now), handles.progress())
+        });
+        let findings = self.watchdog.look(now, subtasks);
+        let limit = self.watchdog.limit();
+        for finding in findings {
+            match finding {
+                Finding::Blocks(subtask, lasts) => {
+                    let chain = self.chain_of(subtask);
+                    self.settings.span.in_scope(|| warn_blocks(chain, subtask.index, lasts));
+                }
+                Finding::IsStill(subtask, still) => {
+                    if let Some(to) = self.live.get(&subtask) {
+                        to.do_send(SubtaskCommand::WhoWaits { limit, still });
+                    }
+                }
+            }
+        }
     }
 
     fn started(&mut self) {
@@ -273,7 +305,8 @@ impl RegionSupervisor {
     }
 
     fn stuck(&mut self, _: &mut Context<Self>) {
-        let names: Vec<String> = self.live.keys().map(|subtask| self.name_of(*subtask)).collect();
+        let now = self.settings.clock.elapsed();
+        let names: Vec<String> = self.live.keys().map(|subtask| self.name_of(*subtask, now)).collect();
         let what = if names.is_empty() { "storage or a commit".to_owned() } else { names.join(", ") };
         let message = format!(
             "did not stop within {:?}: {what}. Something blocks there; it was not safe to go on. Nothing completed is lost: \
@@ -288,8 +321,15 @@ impl RegionSupervisor {
         self.conclude(RegionNews::Failed(error));
     }
 
-    fn name_of(&self, subtask: SubtaskId) -> String {
-        format!("`{}` subtask {}", self.chain_of(subtask), subtask.index)
+    /// The name of a subtask, and if it is in its code, for how long.
+    fn name_of(&self, subtask: SubtaskId, now: Duration) -> String {
+        let name = format!("`{}` subtask {}", self.chain_of(subtask), subtask.index);
+        match self.settings.shared.meter().handles(subtask).subtask.time.pulse(now) {
+            Pulse { activity: Activity::Busy, lasts } => {
+                format!("{name}, which has been in its code for {:.1} s", lasts.as_secs_f64())
+            }
+            _ => name,
+        }
     }
 
     fn chain_of(&self, subtask: SubtaskId) -> &str {
@@ -309,6 +349,12 @@ impl RegionSupervisor {
 
 impl Actor for RegionSupervisor {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if !self.settings.stuck_warning.is_zero() {
+            ctx.run_interval(self.watchdog.interval(), |region, _| region.watch());
+        }
+    }
 }
 
 impl Handler<RegionCommand> for RegionSupervisor {
