@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
@@ -62,6 +63,10 @@ pub(crate) struct JobActor {
     whole: Option<(Error, FailureId)>,
     /// Restarts that are waited for.
     waiting: Vec<Waiting>,
+    /// Who waits for the job to be drained.
+    drains: Vec<oneshot::Sender<Error>>,
+    /// Whose wait is over because of a failure, if anything runs again.
+    interrupted: Vec<(oneshot::Sender<Error>, Error)>,
     /// Whether regions were told to end.
     stopping: bool,
     /// Whether one of them did because of that.
@@ -90,6 +95,8 @@ impl JobActor {
             failed: BTreeMap::new(),
             whole: None,
             waiting: Vec::new(),
+            drains: Vec::new(),
+            interrupted: Vec::new(),
             stopping: false,
             was_cancelled: false,
             restored_end: false,
@@ -109,6 +116,19 @@ impl JobActor {
         if !self.ending && !self.stopping {
             self.parts.shared.set_status(JobStatus::Stopping);
             self.stop_regions(ctx);
+        }
+    }
+
+    /// All input ends, unless something fails before the job has finished: then it goes on as before.
+    ///
+    /// To end the input of what was restarted would leave unread what it had given after the checkpoint.
+    fn drain(&mut self, broken_off: oneshot::Sender<Error>) {
+        if !self.ending && !self.stopping {
+            self.drains.push(broken_off);
+            tracing::info!(parent: &self.parts.span, job = %self.parts.name, "the job is drained: its sources end");
+            for region in self.failover.left() {
+                self.tell(region, RegionCommand::Drain);
+            }
         }
     }
 
@@ -158,6 +178,11 @@ impl JobActor {
                 attempt = attempt.0,
                 "restarted without a checkpoint: state begins empty, and what sources do not replay is lost"
             );
+        }
+        // Not before: after the final checkpoint a restart only commits, and the job is drained.
+        for (drain, cause) in self.interrupted.drain(..) {
+            let message = "a failure was in the way of the drain, and the job goes on from its last checkpoint: drain it again";
+            let _ = drain.send(Error::new(ErrorKind::Failed, message).because(cause).job(job));
         }
         if self.failover.running(region) {
             let (attempt, checkpoint) = (shared.meter().attempt(), from.map(|from| from.0));
@@ -248,6 +273,8 @@ impl JobActor {
         for failure in &failures {
             shared.failures().decided(*failure, FailureOutcome::Restart { after });
         }
+        let drains = self.drains.drain(..).map(|drain| (drain, error.clone().job(job)));
+        self.interrupted.extend(drains);
         let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         tracing::info!(parent: parent, %job, after_ms, "the job will be restarted");
         shared.set_status(JobStatus::Restarting);
@@ -271,6 +298,9 @@ impl JobActor {
         for region in regions {
             self.failover.restart(*region);
             self.tell(*region, RegionCommand::Start);
+            if !self.drains.is_empty() {
+                self.tell(*region, RegionCommand::Drain);
+            }
         }
     }
 
@@ -432,6 +462,7 @@ impl Handler<JobCommand> for JobActor {
     fn handle(&mut self, command: JobCommand, ctx: &mut Self::Context) {
         match command {
             JobCommand::Cancel => self.cancel(ctx),
+            JobCommand::Drain { broken_off } => self.drain(broken_off),
             JobCommand::Checkpoint { answer } => {
                 self.parts.coordinator.do_send(CheckpointMessage::Request { answer });
             }

@@ -28,6 +28,8 @@ pub(crate) enum SubtaskCommand {
     },
     /// Nothing has gone in or out for so long: say who waits for the outside world for at least `limit`.
     WhoWaits { limit: Duration, still: Duration },
+    /// To one that reads a source: its input ends here.
+    EndInput,
     /// Stop without finishing.
     Stop,
 }
@@ -67,6 +69,8 @@ pub(crate) enum RegionCommand {
     Start,
     /// Stop, to be started again with all other regions because of this failure.
     Halt(FailureId),
+    /// All input ends, now or as soon as all subtasks run; until it is started again.
+    Drain,
     /// Stop for good.
     Cancel,
 }
@@ -141,9 +145,20 @@ pub(crate) struct Terminate;
 #[derive(Debug)]
 pub(crate) enum JobCommand {
     Cancel,
-    Checkpoint { answer: oneshot::Sender<Result<CheckpointId, Error>> },
-    Schedule { run: bool, done: oneshot::Sender<()> },
-    Retained { answer: oneshot::Sender<Result<Vec<CompletedCheckpoint>, Error>> },
+    /// All input ends. Answered only if a failure was in the way: with that.
+    Drain {
+        broken_off: oneshot::Sender<Error>,
+    },
+    Checkpoint {
+        answer: oneshot::Sender<Result<CheckpointId, Error>>,
+    },
+    Schedule {
+        run: bool,
+        done: oneshot::Sender<()>,
+    },
+    Retained {
+        answer: oneshot::Sender<Result<Vec<CompletedCheckpoint>, Error>>,
+    },
 }
 
 /// Marks messages, none of which has a result of its own: answers come by other messages or channels.

@@ -70,6 +70,8 @@ pub(crate) struct RegionSupervisor {
     /// Those that have not yet said that they run.
     starting: usize,
     watchdog: Watchdog,
+    /// Whether its sources are to end.
+    draining: bool,
     from: Option<CheckpointId>,
     phase: Phase,
     concluded: bool,
@@ -131,6 +133,7 @@ impl RegionSupervisor {
             scope,
             live: BTreeMap::new(),
             starting: 0,
+            draining: false,
             from: None,
             phase: Phase::Idle,
             concluded: false,
@@ -141,6 +144,7 @@ impl RegionSupervisor {
         if std::mem::replace(&mut self.has_begun, true) {
             self.attempt = self.attempt.next();
         }
+        self.draining = false;
         self.phase = Phase::Preparing;
         self.scope = Scope::new(self.settings.pool.clone());
         let (attempt, to) = (self.attempt, ctx.address());
@@ -190,6 +194,16 @@ impl RegionSupervisor {
             let (region, attempt, from) = (self.settings.region, self.attempt, self.from);
             self.coordinator.do_send(CheckpointMessage::Begin { region, attempt, from, subtasks });
             self.report(RegionNews::Running { attempt, from });
+            self.end_input();
+        }
+    }
+
+    /// Tells sources that their input ends, if it is to. Whoever is not built yet is told when all are.
+    fn end_input(&self) {
+        if self.draining && self.starting == 0 && matches!(self.phase, Phase::Running) {
+            for subtask in self.live.values() {
+                subtask.do_send(SubtaskCommand::EndInput);
+            }
         }
     }
 
@@ -367,6 +381,10 @@ impl Handler<RegionCommand> for RegionSupervisor {
         match command {
             RegionCommand::Start => self.start(ctx),
             RegionCommand::Halt(failure) => self.halt(failure, ctx),
+            RegionCommand::Drain => {
+                self.draining = true;
+                self.end_input();
+            }
             RegionCommand::Cancel => self.cancel(ctx),
         }
     }

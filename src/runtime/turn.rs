@@ -221,6 +221,11 @@ impl Subtask {
     fn take_command(&mut self, command: SubtaskCommand) -> Result {
         match command {
             SubtaskCommand::Stop => self.stop = true,
+            SubtaskCommand::EndInput => {
+                if self.gate.is_none() && self.phase == Phase::Reading {
+                    self.phase = Phase::Finishing;
+                }
+            }
             SubtaskCommand::Trigger(barrier) => self.triggers.push_back(barrier),
             SubtaskCommand::WhoWaits { limit, still } => {
                 let mut who = WhoWaits { limit, still, found: Vec::new() };
