@@ -165,7 +165,7 @@ impl SubtaskHandles {
     pub fn progress(&self) -> u64 {
         let SubtaskCounters { records_in, batches_in, records_out, batches_out, .. } = &*self.subtask;
         let of = |(_, operator): &(OperatorId, Arc<OperatorCounters>)| {
-            let OperatorCounters { records_in, records_out, records_skipped } = &**operator;
+            let OperatorCounters { records_in, records_out, records_skipped, .. } = &**operator;
             records_in.get().wrapping_add(records_out.get()).wrapping_add(records_skipped.get())
         };
         let subtask = [records_in, batches_in, records_out, batches_out].into_iter().map(Counter::get);
