@@ -7,6 +7,7 @@ use super::graph::{
 use crate::channel::RecordCodec;
 use crate::error::Error;
 use crate::operator::{Claim, Replay, StartContext};
+use crate::restart::failover_regions;
 use crate::types::{ChainId, EdgeId, OperatorId, Port, SubtaskId, SubtaskIndex};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 /// A job, ready to run.
 pub(crate) struct Plan {
     pub(crate) layout: Arc<Layout>,
-    /// The recipe of each chain.
+    /// The recipe of each chain, in their order.
     pub(crate) factories: Vec<Box<dyn ChainFactory>>,
 }
 
@@ -25,6 +26,7 @@ pub(crate) struct Layout {
     pub(crate) edges: Vec<PlannedEdge>,
 }
 
+#[derive(Clone)]
 pub(crate) struct PlannedChain {
     pub(crate) id: ChainId,
     /// For people: the uids of its operators, joined by arrows.
@@ -50,6 +52,12 @@ impl PlannedChain {
     /// Whether it begins with a source.
     pub(crate) fn has_source(&self) -> bool {
         self.operators.iter().any(|operator| matches!(operator.kind, OperatorKind::Source(_)))
+    }
+
+    /// Its subtasks.
+    pub(crate) fn subtasks(&self) -> impl Iterator<Item = SubtaskId> + use<> {
+        let chain = self.id;
+        (0..self.parallelism).map(move |index| SubtaskId { chain, index: SubtaskIndex(index) })
     }
 
     /// Which of its inputs this edge leads to, if to any.
@@ -128,15 +136,28 @@ impl Plan {
         let factories = graph.chains.iter().map(|node| node.factory.boxed()).collect();
         Self { layout: Arc::new(Layout { chains, edges }), factories }
     }
+
+    /// A plan for each failover region.
+    pub(crate) fn by_region(&self) -> Vec<Self> {
+        let factories: BTreeMap<ChainId, &dyn ChainFactory> = self
+            .layout
+            .chains
+            .iter()
+            .map(|chain| chain.id)
+            .zip(self.factories.iter().map(|f| &**f))
+            .collect();
+        let plan = |chains: &BTreeSet<ChainId>| Self {
+            layout: Arc::new(self.layout.part(chains)),
+            factories: chains.iter().filter_map(|id| factories.get(id)).map(|f| f.boxed()).collect(),
+        };
+        self.layout.regions().iter().map(plan).collect()
+    }
 }
 
 impl Layout {
     /// Every subtask of the job, chain by chain.
     pub(crate) fn subtasks(&self) -> impl Iterator<Item = (&PlannedChain, SubtaskId)> {
-        self.chains.iter().flat_map(|chain| {
-            (0..chain.parallelism)
-                .map(move |i| (chain, SubtaskId { chain: chain.id, index: SubtaskIndex(i) }))
-        })
+        self.chains.iter().flat_map(|chain| chain.subtasks().map(move |subtask| (chain, subtask)))
     }
 
     /// The chain that an edge leads to, and which of its inputs.
@@ -146,7 +167,25 @@ impl Layout {
 
     /// The name of a chain, for people.
     pub(crate) fn name_of(&self, chain: ChainId) -> &str {
-        self.chains.get(chain.0 as usize).map_or("?", |chain| chain.name.as_str())
+        self.chains.iter().find(|planned| planned.id == chain).map_or("?", |chain| chain.name.as_str())
+    }
+
+    /// The chains of each failover region.
+    pub(crate) fn regions(&self) -> Vec<BTreeSet<ChainId>> {
+        let edges = self.chains.iter().flat_map(|from| {
+            let to = |edge: &EdgeId| self.consumer_of(*edge).map(|(to, _)| (from.id, to.id));
+            from.outputs.iter().filter_map(to)
+        });
+        failover_regions(self.chains.iter().map(|chain| chain.id), edges)
+    }
+
+    /// Some of the chains, with their edges.
+    fn part(&self, chains: &BTreeSet<ChainId>) -> Self {
+        let chains: Vec<PlannedChain> =
+            self.chains.iter().filter(|chain| chains.contains(&chain.id)).cloned().collect();
+        let leads_here = |edge: &&PlannedEdge| chains.iter().any(|chain| chain.port_of(edge.id).is_some());
+        let edges = self.edges.iter().filter(leads_here).cloned().collect();
+        Self { chains, edges }
     }
 
     /// Number of subtasks of the chain that has most.

@@ -9,8 +9,9 @@ use crate::operator::Source;
 use crate::pool::Pool;
 use crate::restart::{Restart, RestartPolicy, RestartStrategy};
 use crate::runtime::engine::{self, Placement};
-use crate::runtime::job::{JobActor, JobSettings, OpenedJob, open};
+use crate::runtime::job::JobActor;
 use crate::runtime::messages::JobCommand;
+use crate::runtime::opening::{JobSettings, OpenedJob, open};
 use crate::runtime::status::JobShared;
 use crate::storage::{JobStorage, Memory, Storage, check_job_name};
 use crate::types::{Clock, JobName, MaxParallelism, Random};
@@ -39,6 +40,7 @@ pub struct EnvironmentBuilder {
     storage: Option<Arc<dyn Storage>>,
     restart: Option<Restart>,
     stop_timeout: Option<Duration>,
+    stuck_warning: Option<Duration>,
     take_over: bool,
     allow_non_restored_state: bool,
     cancel_on: Option<CancellationToken>,
@@ -112,6 +114,17 @@ impl EnvironmentBuilder {
     /// stuck: it is never restarted beside what still runs. Longer forgives slow storage, shorter reports a blocking operator sooner.
     pub fn stop_timeout(mut self, timeout: Duration) -> Self {
         self.stop_timeout = Some(timeout);
+        self
+    }
+
+    /// After how long a subtask that is stuck is named in the log, as a warning; and again whenever that time has doubled. Default: 30 s; zero:
+    /// never. Stuck is what does not come back from its code, which blocks every other subtask of its thread, and a sink that waits for another system
+    /// in a flush or a commit. What is held back by the operators behind it, or has no input, is not. It costs records nothing: what subtasks count
+    /// anyway is looked at four times in this time. Shorter than your slowest call to another system tells of what is healthy.
+    ///
+    /// It is only told; what to do about it is yours. A subtask that does not *stop* is another matter: see [`stop_timeout`](Self::stop_timeout).
+    pub fn stuck_warning(mut self, after: Duration) -> Self {
+        self.stuck_warning = Some(after);
         self
     }
 
@@ -383,6 +396,7 @@ impl Environment {
             storage,
             restarts: restart.begin(),
             stop_timeout: settings.stop_timeout.unwrap_or(Duration::from_secs(60)),
+            stuck_warning: settings.stuck_warning.unwrap_or(Duration::from_secs(30)),
             take_over: settings.take_over,
             allow_non_restored_state: settings.allow_non_restored_state,
             cancel_on: settings.cancel_on.clone(),

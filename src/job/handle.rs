@@ -190,6 +190,51 @@ impl JobHandle {
         self.shared.command(JobCommand::Cancel);
     }
 
+    /// Ends the job's input and waits until the job has finished (Flink's stop with drain, but without a savepoint): its sources stop reading
+    /// where they are, as if there were no more; all that they have given flows out; operators [`finish`](crate::Operator::finish); the final
+    /// checkpoint is taken, and sinks commit.
+    ///
+    /// Afterwards the job is `Finished`, as at any end of its input: started again on its storage, it is `Finished` at once, and to read what it has
+    /// left unread it needs new storage, and a source that begins there. A job that is to *go on* later is [cancelled](Self::cancel) instead. That
+    /// leaves out what came since the last checkpoint, and does it again at the next start; ask for a [`checkpoint`](Self::checkpoint) right before, and
+    /// that is little.
+    ///
+    /// **If something fails meanwhile the job is restarted and goes on reading**, and this is an error: what was given after the last completed checkpoint
+    /// must be given again before the input can end. Drain it again then. What fails after the final checkpoint only has its commits recovered. If
+    /// the process dies before the end, the next start reads on. Dropping the future changes nothing: the job is drained all the same. May be called
+    /// again, and followed by a cancel. While the job starts or restarts it waits until it runs.
+    ///
+    /// It takes as long as what is on its way, the final checkpoint and the commits take; [`stop_timeout`](crate::EnvironmentBuilder::stop_timeout) does not
+    /// bound it.
+    ///
+    /// ```
+    /// # use strandline::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result {
+    /// let env = Environment::builder().parallelism(1).storage(Memory::new()).build()?;
+    /// let out = Collect::new();
+    /// env.source("endless", Iter::new(0_u64..)).sink("out", out.clone());
+    /// let job = env.start("drained").await?;
+    /// assert_eq!(job.drain().await?, JobStatus::Finished);
+    /// let numbers = out.records();
+    /// assert!(numbers.iter().copied().eq(0..numbers.len() as u64), "whatever was read, and all of it");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Failed`] when a failure was in the way and the job runs on: [`status`](Self::status) is not terminal then. When the job fails for
+    /// good. A job that has ended is left as it is.
+    pub async fn drain(&self) -> Result<JobStatus, Error> {
+        let (broken_off, is_broken_off) = oneshot::channel();
+        self.shared.command(JobCommand::Drain { broken_off });
+        match is_broken_off.await {
+            Ok(error) => Err(error),
+            // Nobody is left who could: the job has ended, or is about to.
+            Err(_) => self.wait().await,
+        }
+    }
+
     /// A guard that cancels the job when it is dropped: see [`CancelOnDrop`].
     pub fn cancel_on_drop(self) -> CancelOnDrop {
         CancelOnDrop::new(self)

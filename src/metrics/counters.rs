@@ -160,6 +160,18 @@ pub struct SubtaskHandles {
 }
 
 impl SubtaskHandles {
+    /// Grows with whatever goes in or out of it.
+    #[must_use]
+    pub fn progress(&self) -> u64 {
+        let SubtaskCounters { records_in, batches_in, records_out, batches_out, .. } = &*self.subtask;
+        let of = |(_, operator): &(OperatorId, Arc<OperatorCounters>)| {
+            let OperatorCounters { records_in, records_out, records_skipped, .. } = &**operator;
+            records_in.get().wrapping_add(records_out.get()).wrapping_add(records_skipped.get())
+        };
+        let subtask = [records_in, batches_in, records_out, batches_out].into_iter().map(Counter::get);
+        subtask.chain(self.operators.iter().map(of)).fold(0, u64::wrapping_add)
+    }
+
     /// Counters at zero, for a chain of these operators.
     pub fn new<'a>(operators: impl Iterator<Item = &'a OperatorId>) -> Self {
         Self {

@@ -10,4 +10,4 @@ mod stopwatch;
 
 pub(crate) use counters::{OperatorCounters, StateLevels, SubtaskCounters, SubtaskHandles};
 pub use names::*;
-pub(crate) use stopwatch::{Activity, Stopwatch};
+pub(crate) use stopwatch::{Activity, Pulse, Stopwatch};

@@ -88,7 +88,7 @@ metrics! {
     JOB_STATUS = "strandline_job_status", Gauge of "0 or 1" by &["job", "status"],
         "1 for the status that the job has, 0 for every other";
     RESTARTS = "strandline_restarts_total", Counter of "restarts" by OF_JOB,
-        "attempts begun after the first";
+        "restarts, of whichever failover region; one if all are restarted as one";
     CHECKPOINTS_STARTED = "strandline_checkpoints_started_total", Counter of "checkpoints" by OF_JOB,
         "checkpoints that were given a number";
     CHECKPOINTS_COMPLETED = "strandline_checkpoints_completed_total", Counter of "checkpoints" by OF_JOB,

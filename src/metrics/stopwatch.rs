@@ -7,17 +7,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What a subtask does at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u64)]
 pub enum Activity {
     /// It does not run.
+    #[default]
     Absent = 0,
-    /// It works, or has work and waits for its turn on its thread.
+    /// It works: it is being built, or in a turn.
     Busy = 1,
     /// It waits for input.
     Idle = 2,
     /// It waits for room: in a channel, or for a sink that flushes.
     BackPressured = 3,
+    /// It has work, and waits for its turn on its thread.
+    Waiting = 4,
+}
+
+/// What a subtask was last seen to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pulse {
+    /// What.
+    pub activity: Activity,
+    /// For how long.
+    pub lasts: Duration,
 }
 
 /// The times of one subtask, in nanoseconds, over all attempts.
@@ -35,7 +47,7 @@ pub struct Time {
     activity: AtomicU64,
 }
 
-/// A reading of [`Time`].
+/// A reading of [`Time`]. Busy is what works or waits for its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TimeSpent {
     pub busy: Duration,
@@ -46,21 +58,38 @@ pub struct TimeSpent {
 impl Time {
     /// The times up to `now`.
     pub fn read(&self, now: Duration) -> TimeSpent {
-        let activity = self.activity.load(Ordering::Acquire);
+        let activity = self.activity();
         let (mut busy, mut idle, mut back_pressured) =
             (self.busy.get(), self.idle.get(), self.back_pressured.get());
         let accounted = self.origin.load(Ordering::Relaxed) + busy + idle + back_pressured;
         let rest = nanos(now).saturating_sub(accounted);
         match activity {
-            1 => busy += rest,
-            2 => idle += rest,
-            3 => back_pressured += rest,
-            _ => {}
+            Activity::Busy | Activity::Waiting => busy += rest,
+            Activity::Idle => idle += rest,
+            Activity::BackPressured => back_pressured += rest,
+            Activity::Absent => {}
         }
         TimeSpent {
             busy: Duration::from_nanos(busy),
             idle: Duration::from_nanos(idle),
             back_pressured: Duration::from_nanos(back_pressured),
+        }
+    }
+
+    /// What it does now, and since when: `now` less that.
+    pub fn pulse(&self, now: Duration) -> Pulse {
+        let activity = self.activity();
+        let accounted = self.origin.load(Ordering::Relaxed).saturating_add(self.sum());
+        Pulse { activity, lasts: Duration::from_nanos(nanos(now).saturating_sub(accounted)) }
+    }
+
+    fn activity(&self) -> Activity {
+        match self.activity.load(Ordering::Acquire) {
+            1 => Activity::Busy,
+            2 => Activity::Idle,
+            3 => Activity::BackPressured,
+            4 => Activity::Waiting,
+            _ => Activity::Absent,
         }
     }
 
@@ -90,12 +119,17 @@ impl Stopwatch {
         Self { counters, clock, mark, activity: Activity::Busy }
     }
 
+    /// What it does.
+    pub fn activity(&self) -> Activity {
+        self.activity
+    }
+
     /// From now on it does this. Returns now.
     pub fn turn_to(&mut self, activity: Activity) -> Duration {
         let now = self.clock.elapsed();
         let time = &self.counters.time;
         let sum = match self.activity {
-            Activity::Busy => Some(&time.busy),
+            Activity::Busy | Activity::Waiting => Some(&time.busy),
             Activity::Idle => Some(&time.idle),
             Activity::BackPressured => Some(&time.back_pressured),
             Activity::Absent => None,
@@ -131,6 +165,27 @@ mod tests {
 
     fn spent(busy: u64, idle: u64, back_pressured: u64) -> TimeSpent {
         TimeSpent { busy: secs(busy), idle: secs(idle), back_pressured: secs(back_pressured) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pulse_says_what_is_done_and_since_when() {
+        let clock = Clock::start();
+        let counters: Arc<SubtaskCounters> = Arc::default();
+        let pulse = || counters.time.pulse(clock.elapsed());
+        let mut watch = Stopwatch::start(Arc::clone(&counters), clock);
+        for activity in [Activity::Idle, Activity::Busy, Activity::Waiting, Activity::BackPressured] {
+            tokio::time::advance(secs(3)).await;
+            watch.turn_to(activity);
+            tokio::time::advance(secs(2)).await;
+            assert_eq!(pulse(), Pulse { activity, lasts: secs(2) });
+        }
+        assert_eq!(
+            counters.time.read(clock.elapsed()),
+            spent(3 + 5 + 5, 5, 2),
+            "who waits for its turn is busy"
+        );
+        drop(watch);
+        assert_eq!(pulse().activity, Activity::Absent);
     }
 
     #[tokio::test(start_paused = true)]

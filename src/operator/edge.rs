@@ -89,6 +89,7 @@ impl<T: 'static, R: Route<T>> Push<T> for RouteStage<R> {
             | Control::Prepare(_)
             | Control::Complete(_)
             | Control::Aborted(_)
+            | Control::WhoWaits(_)
             | Control::Close => {}
         }
         Ok(())

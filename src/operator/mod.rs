@@ -48,7 +48,7 @@ pub use sink::{BoxFuture, Preparation, RecoveryContext, Sink, SinkWriter};
 pub use sink_stage::{COMMITS_STATE, OPEN_STATE, SinkSnapshot, SinkStage};
 pub use source::{Replay, Source, SourceReader};
 pub use source_head::{SPLITS_STATE, SourceHead};
-pub use stage::{Chain, Control, OperatorSnapshot, Push, Read};
+pub use stage::{Chain, Control, OperatorSnapshot, Push, Read, WhoWaits};
 pub(crate) use stage::{in_operator, take_blamed};
 pub use stages::{FilterMapStage, FilterStage, FlatMapStage, InspectStage, MapStage, TryMapStage};
 pub use subtask_context::SubtaskContext;

@@ -112,7 +112,12 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
                     tracing::warn!(operator = %self.id, %error, "an operator failed to close");
                 }
             }
-            Control::Flush | Control::MakeWay | Control::Cancel(_) | Control::End | Control::Prepare(_) => {}
+            Control::Flush
+            | Control::MakeWay
+            | Control::WhoWaits(_)
+            | Control::Cancel(_)
+            | Control::End
+            | Control::Prepare(_) => {}
         }
         self.core.sides.control(control)?;
         self.down.control(control)

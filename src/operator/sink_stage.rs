@@ -9,7 +9,7 @@ use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::metrics::OperatorCounters;
 use crate::pool::{Scope, Task};
 use crate::state::{ListSnapshot, StoreSnapshot, codec};
-use crate::types::{CheckpointId, Clock, OperatorId};
+use crate::types::{CheckpointId, Clock, Monotonic, OperatorId};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use std::collections::BTreeMap;
@@ -97,8 +97,14 @@ pub struct SinkStage<T, S: Sink<T>> {
     counters: Arc<OperatorCounters>,
 }
 
-/// A commit that runs: up to which checkpoint, and what it leaves.
-type Committing<C> = (CheckpointId, Task<Result<Vec<C>>>);
+/// A commit that runs.
+struct Committing<C> {
+    /// Up to this checkpoint.
+    checkpoint: CheckpointId,
+    began: Monotonic,
+    /// Gives what it leaves.
+    task: Task<Result<Vec<C>>>,
+}
 
 enum Writer<W> {
     Here(W),
@@ -218,7 +224,7 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
             return Err(failure.into());
         }
         loop {
-            if let Some((checkpoint, commit)) = &mut self.committing {
+            if let Some(Committing { checkpoint, task: commit, .. }) = &mut self.committing {
                 let checkpoint = *checkpoint;
                 match commit.poll_unpin(task) {
                     Poll::Pending => return Ok(false),
@@ -256,7 +262,7 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
                 let span =
                     tracing::info_span!("commit", %operator, checkpoint = checkpoint.0, commits = count);
                 let task = self.scope.spawn(commit.instrument(span));
-                self.committing = Some((checkpoint, task));
+                self.committing = Some(Committing { checkpoint, began: self.clock.now(), task });
             }
         }
     }
@@ -394,6 +400,18 @@ impl<T: 'static, S: Sink<T>> Push<T> for SinkStage<T, S> {
             }
             Control::Notify => {
                 self.counters.records_in.add(std::mem::take(&mut self.taken));
+                Ok(())
+            }
+            Control::WhoWaits(who) => {
+                if matches!(self.writer, Writer::Flushing(_)) {
+                    who.found.push((id.clone(), "its flush", who.still));
+                }
+                if let Some(Committing { began, .. }) = &self.committing {
+                    let lasts = self.clock.now().since(*began);
+                    if lasts >= who.limit {
+                        who.found.push((id.clone(), "its commit", lasts));
+                    }
+                }
                 Ok(())
             }
             Control::Open | Control::MakeWay | Control::Cancel(_) | Control::Aborted(_) => Ok(()),

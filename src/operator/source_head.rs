@@ -177,6 +177,7 @@ impl<S: Source, D: Push<S::Record>> Chain for SourceHead<S, D> {
             Control::Open
             | Control::Flush
             | Control::MakeWay
+            | Control::WhoWaits(_)
             | Control::Cancel(_)
             | Control::End
             | Control::Prepare(_)

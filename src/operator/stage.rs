@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::task::Context as TaskContext;
+use std::time::Duration;
 
 /// A stage of a chain: takes records, and passes on what it makes of them to the stage it owns.
 pub trait Push<T>: 'static {
@@ -79,8 +80,21 @@ pub enum Control<'a> {
     Aborted(CheckpointId),
     /// The turn ends: wake the peers that sleep.
     Notify,
+    /// Nothing goes on here: who waits for the outside world for at least so long?
+    WhoWaits(&'a mut WhoWaits),
     /// After the last record, before the operators are dropped; also after an error.
     Close,
+}
+
+/// Who waits for the outside world.
+#[derive(Debug, Default)]
+pub struct WhoWaits {
+    /// What lasts no longer than that is of no interest.
+    pub limit: Duration,
+    /// For how long nothing has gone in or out of the subtask.
+    pub still: Duration,
+    /// Which operators, for what, and for how long.
+    pub found: Vec<(OperatorId, &'static str, Duration)>,
 }
 
 /// What one operator gives to a checkpoint at a barrier.

@@ -141,7 +141,8 @@ pub trait TwoPhaseCommit<T>: Clone + Send + Sync + 'static {
         ready(Ok(()))
     }
 
-    /// When all is recovered: throw away what earlier runs left and no checkpoint names.
+    /// When all is recovered: throw away what earlier runs left and no checkpoint names. Only of the [operator](RecoveryContext::operator) that
+    /// is recovered: other sinks of the same job may be writing to the same system.
     fn end_recovery(&self, context: &RecoveryContext) -> impl Future<Output = Result> + Send {
         let _ = context;
         ready(Ok(()))

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::types::{Attempt, OperatorId, SubtaskIndex, Timestamp};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How many failures are remembered.
@@ -12,7 +13,11 @@ const KEPT: usize = 100;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FailureRecord {
-    /// The attempt that failed: 0 from the start to the first restart.
+    /// Uids of the operators of the failover region that failed: those that were stopped, while all others ran on. All of the job's if the
+    /// failure was no region's own, such as one checkpoint too many that failed. Empty if nothing ran any more.
+    pub region: Arc<[OperatorId]>,
+    /// The attempt of the region that failed: 0 from the start to its first restart. If all regions failed as one, how many restarts there had
+    /// been.
     pub attempt: Attempt,
     /// When, on the wall clock of the process.
     pub at: Timestamp,
@@ -44,7 +49,7 @@ impl FailureRecord {
 pub enum FailureOutcome {
     /// What still runs of the attempt is being stopped; then it is decided.
     Stopping,
-    /// The job is restarted, so long after the attempt was gone.
+    /// The region is restarted, so long after the attempt was gone.
     Restart {
         /// The delay that the restart strategy asked for.
         after: Duration,
@@ -55,52 +60,77 @@ pub enum FailureOutcome {
     Failed,
 }
 
+/// Which of the failures of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct FailureId(u64);
+
 /// The failures of a job since it was started in this process, the last 100 of them.
 #[derive(Debug, Default)]
-pub(crate) struct FailureHistory(VecDeque<FailureRecord>);
+pub(crate) struct FailureHistory {
+    records: VecDeque<FailureRecord>,
+    /// How many were forgotten.
+    forgotten: u64,
+}
 
 impl FailureHistory {
     /// An attempt fails: this is its root cause.
-    pub(crate) fn failed(&mut self, attempt: Attempt, at: Timestamp, error: Error) {
-        if self.0.len() == KEPT {
-            self.0.pop_front();
+    pub(crate) fn failed(
+        &mut self,
+        region: &Arc<[OperatorId]>,
+        attempt: Attempt,
+        at: Timestamp,
+        error: Error,
+    ) -> FailureId {
+        if self.records.len() == KEPT {
+            self.records.pop_front();
+            self.forgotten += 1;
         }
-        let outcome = FailureOutcome::Stopping;
-        self.0.push_back(FailureRecord { attempt, at, error, consequences: 0, outcome });
+        let (region, outcome) = (Arc::clone(region), FailureOutcome::Stopping);
+        self.records.push_back(FailureRecord { region, attempt, at, error, consequences: 0, outcome });
+        FailureId(self.forgotten + self.records.len() as u64 - 1)
     }
 
     /// Something else fails while the attempt is being stopped.
-    pub(crate) fn consequence(&mut self) {
-        if let Some(last) = self.0.back_mut() {
-            last.consequences = last.consequences.saturating_add(1);
+    pub(crate) fn consequence(&mut self, of: FailureId) {
+        if let Some(record) = self.record(of) {
+            record.consequences = record.consequences.saturating_add(1);
         }
     }
 
-    /// What follows the last failure.
-    pub(crate) fn decided(&mut self, outcome: FailureOutcome) {
-        if let Some(last) = self.0.back_mut() {
-            last.outcome = outcome;
+    /// What follows a failure.
+    pub(crate) fn decided(&mut self, of: FailureId, outcome: FailureOutcome) {
+        if let Some(record) = self.record(of) {
+            record.outcome = outcome;
         }
     }
 
-    /// The job has failed: by the failure that was being seen to, or else by something that comes after the last attempt.
+    /// The job has failed: by the failure that was found to be final, or that was being seen to, or else by something that comes after the last
+    /// attempt. What else was being seen to is not any more.
     pub(crate) fn ended(&mut self, attempt: Attempt, at: Timestamp, error: &Error) {
-        match self.0.back().map(|last| last.outcome) {
-            Some(FailureOutcome::Failed) => return,
-            Some(FailureOutcome::Stopping) => {}
-            _ => self.failed(attempt, at, error.clone()),
+        let is = |outcome| move |record: &&mut FailureRecord| record.outcome == outcome;
+        if !self.records.iter_mut().any(|record| is(FailureOutcome::Failed)(&record)) {
+            let seen_to = self.records.iter_mut().rev().find(is(FailureOutcome::Stopping));
+            match seen_to {
+                Some(record) => record.outcome = FailureOutcome::Failed,
+                None => {
+                    let last = self.failed(&Arc::default(), attempt, at, error.clone());
+                    self.decided(last, FailureOutcome::Failed);
+                }
+            }
         }
-        self.decided(FailureOutcome::Failed);
+        for record in self.records.iter_mut().filter(is(FailureOutcome::Stopping)) {
+            record.outcome = FailureOutcome::Cancelled;
+        }
     }
 
-    /// The last root cause.
-    pub(crate) fn last(&self) -> Option<&Error> {
-        self.0.back().map(|last| &last.error)
+    fn record(&mut self, of: FailureId) -> Option<&mut FailureRecord> {
+        let index = of.0.checked_sub(self.forgotten)?;
+        self.records.get_mut(usize::try_from(index).ok()?)
     }
 
     /// All that are remembered, oldest first.
     pub(crate) fn records(&self) -> Vec<FailureRecord> {
-        self.0.iter().cloned().collect()
+        self.records.iter().cloned().collect()
     }
 }
 
@@ -118,15 +148,27 @@ mod tests {
         history.records().into_iter().map(short).collect()
     }
 
+    fn fail(history: &mut FailureHistory, attempt: u32, message: &str) -> FailureId {
+        let region = Arc::from([OperatorId::from("region")]);
+        history.failed(&region, Attempt(attempt), Timestamp(i64::from(attempt)), error(message))
+    }
+
     #[test]
     fn the_last_hundred_are_remembered() {
         let mut history = FailureHistory::default();
+        let mut first = None;
         for n in 0..250 {
-            history.failed(Attempt(n), Timestamp(i64::from(n)), error("again"));
-            history.decided(FailureOutcome::Restart { after: Duration::ZERO });
+            let failure = fail(&mut history, n, "again");
+            history.decided(failure, FailureOutcome::Restart { after: Duration::ZERO });
+            history.decided(*first.get_or_insert(failure), FailureOutcome::Cancelled);
         }
-        let attempts: Vec<u32> = history.records().iter().map(|one| one.attempt.0).collect();
-        assert_eq!(attempts, (150..250).collect::<Vec<_>>());
+        let records = history.records();
+        assert_eq!(
+            records.iter().map(|one| one.attempt.0).collect::<Vec<_>>(),
+            (150..250).collect::<Vec<_>>()
+        );
+        let restart = FailureOutcome::Restart { after: Duration::ZERO };
+        assert!(records.iter().all(|one| one.outcome == restart), "what is forgotten changes no other");
     }
 
     #[test]
@@ -140,13 +182,30 @@ mod tests {
         assert_eq!(short(&history), [alone]);
 
         let mut history = FailureHistory::default();
-        history.failed(Attempt(0), Timestamp(0), error("first"));
-        history.consequence();
-        history.decided(restart);
-        history.failed(Attempt(1), Timestamp(5), error("second"));
+        let first = fail(&mut history, 0, "first");
+        history.consequence(first);
+        history.decided(first, restart);
+        fail(&mut history, 1, "second");
         history.ended(Attempt(1), Timestamp(6), &error("gave up after second"));
         let expected = [(0, "first", restart), (1, "second", FailureOutcome::Failed)];
         assert_eq!(short(&history), expected.map(|(n, text, outcome)| (n, text.to_owned(), outcome)));
         assert_eq!(history.records()[0].consequences, 1);
+    }
+
+    #[test]
+    fn failures_of_several_regions_are_told_apart() {
+        let restart = FailureOutcome::Restart { after: Duration::from_secs(1) };
+        let mut history = FailureHistory::default();
+        let [one, other, third] = ["one", "other", "third"].map(|text| fail(&mut history, 0, text));
+        history.consequence(one);
+        history.decided(one, restart);
+        history.decided(other, FailureOutcome::Failed);
+        history.consequence(third);
+        history.ended(Attempt(0), Timestamp(9), &error("gave up after other"));
+        let expected =
+            [("one", restart), ("other", FailureOutcome::Failed), ("third", FailureOutcome::Cancelled)];
+        assert_eq!(short(&history), expected.map(|(text, outcome)| (0, text.to_owned(), outcome)));
+        let consequences: Vec<u32> = history.records().iter().map(|one| one.consequences).collect();
+        assert_eq!(consequences, [1, 0, 1]);
     }
 }

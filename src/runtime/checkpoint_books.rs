@@ -33,11 +33,6 @@ impl Books {
         Self { job, span, clock, shared, triggered: BTreeMap::new() }
     }
 
-    /// The job begins from a checkpoint.
-    pub(super) fn restored(&self, from: CheckpointId) {
-        self.shared.statistics().restored(from, self.clock.wall());
-    }
-
     /// A checkpoint begins. Returns its span.
     pub(super) fn triggered(&mut self, checkpoint: CheckpointId) -> Span {
         let parent = &self.span;

@@ -1,21 +1,21 @@
-//! The actor round the pure checkpoint coordinator: feeds it events, carries out its actions.
+//! The actor round the pure checkpoint coordinator: feeds it events, carries out its [actions].
 
-use super::checkpoint_books::{Books, kind_of};
-use super::messages::{CheckpointMessage, RegionCommand, RegionReport, SubtaskCommand, Terminate, messages};
-use super::snapshot::{SubtaskSnapshot, by_edge, by_operator};
+mod actions;
+
+use super::checkpoint_books::Books;
+use super::messages::{CheckpointMessage, JobFailure, SubtaskCommand, Terminate, messages};
+use super::snapshot::SubtaskSnapshot;
 use super::status::JobShared;
-use crate::channel::Barrier;
-use crate::checkpoint::metadata::Manifest;
 use crate::checkpoint::{
-    Action, BarrierKind, CheckpointFailure, Checkpointing, CompletedCheckpoint, Coordinator, Event, Extent,
-    FailureReason, PersistFailure, RequestId, RequestKind,
+    Checkpointing, CompletedCheckpoint, Coordinator, Event, FailureReason, PersistFailure, RegionAttempts,
+    RequestId, RequestKind,
 };
 use crate::dataflow::Layout;
 use crate::error::{Error, ErrorKind};
-use crate::pool::{Pool, Scope, Task};
+use crate::pool::{Pool, Scope};
 use crate::storage::{CompleteError, OwnedJob};
 use crate::types::{
-    Attempt, CheckpointId, Clock, JobName, MaxParallelism, Monotonic, Random, STABLE_HASH_VERSION, SubtaskId,
+    Attempt, CheckpointId, Clock, JobName, MaxParallelism, Monotonic, Random, RegionId, SubtaskId,
 };
 use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseActFuture,
@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tracing::{Instrument, Span};
+use tracing::Span;
 
 type Snapshot = Arc<SubtaskSnapshot>;
 
@@ -33,6 +33,8 @@ type Snapshot = Arc<SubtaskSnapshot>;
 pub(crate) struct CoordinatorSettings {
     pub(crate) job: JobName,
     pub(crate) layout: Arc<Layout>,
+    /// What runs in each failover region.
+    pub(crate) regions: Vec<(RegionId, Arc<Layout>)>,
     /// `None` for no periodic checkpoints.
     pub(crate) checkpointing: Option<Checkpointing>,
     /// `None` for no checkpoints at all.
@@ -50,11 +52,12 @@ pub(crate) struct CoordinatorSettings {
 pub(crate) struct CoordinatorActor {
     settings: CoordinatorSettings,
     rules: Coordinator<Snapshot>,
-    job: Recipient<RegionReport>,
-    region: Option<Recipient<RegionCommand>>,
+    job: Recipient<JobFailure>,
     scope: Scope,
-    attempt: Attempt,
+    attempts: RegionAttempts,
+    /// Whether no attempt of the job has run yet.
     first: bool,
+    /// Those of the regions that run.
     subtasks: BTreeMap<SubtaskId, Recipient<SubtaskCommand>>,
     sources: BTreeSet<SubtaskId>,
     /// The names of the chains.
@@ -81,16 +84,18 @@ enum Done {
     Retired(CheckpointId, Result<(), Error>),
 }
 
-/// Tells the coordinator whom to tell when the job must fail.
-pub(crate) struct Supervise(pub(crate) Recipient<RegionCommand>);
-
-messages!(Done, Supervise);
+messages!(Done);
 
 impl CoordinatorActor {
-    pub(crate) fn new(settings: CoordinatorSettings, job: Recipient<RegionReport>) -> Self {
+    pub(crate) fn new(settings: CoordinatorSettings, job: Recipient<JobFailure>) -> Self {
         let all: Vec<SubtaskId> = settings.layout.subtasks().map(|(_, id)| id).collect();
         let sources: BTreeSet<SubtaskId> =
             settings.layout.subtasks().filter(|(chain, _)| chain.has_source()).map(|(_, id)| id).collect();
+        let in_regions = settings
+            .regions
+            .iter()
+            .flat_map(|(region, layout)| layout.subtasks().map(move |(_, subtask)| (subtask, *region)));
+        let attempts = RegionAttempts::new(in_regions);
         let next = settings.storage.as_ref().map_or(CheckpointId(1), OwnedJob::next_checkpoint);
         let retained = settings.storage.as_ref().map(OwnedJob::retained).unwrap_or_default();
         let rules = Coordinator::new(
@@ -109,8 +114,7 @@ impl CoordinatorActor {
             settings,
             rules,
             job,
-            region: None,
-            attempt: Attempt(0),
+            attempts,
             first: true,
             subtasks: BTreeMap::new(),
             reading: sources.clone(),
@@ -147,25 +151,6 @@ impl CoordinatorActor {
         self.cause = None;
     }
 
-    /// An error because a checkpoint failed: of the kind of its cause, with all that this one names.
-    fn failure(&self, message: String, reason: &FailureReason, kind: ErrorKind) -> Error {
-        let is_told = matches!(
-            reason,
-            FailureReason::Io { .. }
-                | FailureReason::AsyncFailed { .. }
-                | FailureReason::FinalizeFailed { .. }
-                | FailureReason::CommitUnknown { .. }
-        );
-        let error = match self.cause.as_ref().filter(|_| is_told) {
-            Some(cause) => {
-                let error = Error::new(cause.kind(), message).because(cause.clone());
-                cause.path().map_or(error.clone(), |path| error.at(path))
-            }
-            None => Error::new(kind, format!("{message}: {reason}")),
-        };
-        error.job(&self.settings.job)
-    }
-
     /// One timer, for the earliest thing the rules wait for.
     fn set_timer(&mut self, ctx: &mut Context<Self>) {
         let wanted = self.rules.deadline();
@@ -186,181 +171,48 @@ impl CoordinatorActor {
         }
     }
 
-    fn carry_out(&mut self, action: Action<Snapshot>, ctx: &mut Context<Self>) {
-        let Some(storage) = self.settings.storage.clone() else { return };
-        match action {
-            Action::Prepare { checkpoint } => {
-                let span = self.books.triggered(checkpoint);
-                let task = self
-                    .scope
-                    .spawn(async move { storage.create_location(checkpoint).await }.instrument(span));
-                self.then(task, ctx, move |result| Done::Prepared(checkpoint, result.and_then(|r| r)));
-            }
-            Action::Trigger { checkpoint, attempt: _, subtasks, must_align, extent } => {
-                let barrier = self.barrier(checkpoint, must_align, extent);
-                for subtask in &subtasks {
-                    self.tell(*subtask, SubtaskCommand::Trigger(barrier));
-                }
-                // All at once, so that it takes no longer where there are many exchanges in a row.
-                if barrier.kind.overtakes_from().is_some() {
-                    for subtask in self.subtasks.keys().filter(|subtask| !subtasks.contains(subtask)) {
-                        self.tell(*subtask, SubtaskCommand::Announce(barrier));
-                    }
-                }
-            }
-            Action::Persist { checkpoint, states, finished } => {
-                let manifest = self.manifest(&storage, checkpoint, &states, finished);
-                let span = self.books.span_of(checkpoint);
-                let complete = async move {
-                    let bytes = storage.complete(&manifest).await?;
-                    Ok(CompletedCheckpoint::of(&manifest, storage.location(checkpoint), bytes))
-                };
-                let task = self.scope.spawn(complete.instrument(span));
-                self.then(task, ctx, move |result| {
-                    // A panic in there leaves it open whether the entry was written.
-                    Done::Persisted(checkpoint, result.map_err(CompleteError::Unknown).and_then(|r| r))
-                });
-            }
-            // It lies in the folder of its checkpoint, and that is either deleted or to be deleted once more.
-            Action::Discard { checkpoint, .. } => {
-                if !self.rules.is_known(checkpoint) {
-                    let span = self.settings.span.clone();
-                    let task =
-                        self.scope.spawn(async move { storage.discard(checkpoint).await }.instrument(span));
-                    self.then(task, ctx, move |result| Done::Retired(checkpoint, result.and_then(|r| r)));
-                }
-            }
-            Action::CleanUp { checkpoint, .. } => {
-                let span = self.books.span_of(checkpoint);
-                self.books.forget(checkpoint);
-                let task =
-                    self.scope.spawn(async move { storage.discard(checkpoint).await }.instrument(span));
-                self.then(task, ctx, move |result| Done::Cleaned(checkpoint, result.and_then(|r| r)));
-            }
-            Action::Retire { checkpoint } => {
-                let span = self.settings.span.clone();
-                let task = self.scope.spawn(async move { storage.retire(checkpoint).await }.instrument(span));
-                self.then(task, ctx, move |result| Done::Retired(checkpoint, result.and_then(|r| r)));
-            }
-            Action::NotifyComplete { checkpoint, finished } => {
-                self.tell_all(SubtaskCommand::Complete { checkpoint, last: finished });
-            }
-            Action::NotifyAborted { checkpoint, latest_completed } => {
-                self.tell_all(SubtaskCommand::Aborted { checkpoint, latest_completed });
-            }
-            Action::Answer { request, result } => {
-                if let Some(answer) = self.requests.remove(&request) {
-                    let result = result.map_err(|CheckpointFailure { checkpoint, reason }| {
-                        let what = if checkpoint.is_some() {
-                            "the checkpoint failed"
-                        } else {
-                            "no checkpoint was taken"
-                        };
-                        let error = self.failure(what.to_owned(), &reason, kind_of(&reason));
-                        checkpoint.map_or(error.clone(), |checkpoint| error.checkpoint(checkpoint))
-                    });
-                    let _ = answer.send(result);
-                }
-            }
-            Action::Failed { checkpoint, reason } => self.books.failed(checkpoint, &reason),
-            Action::FailJob { checkpoint, subtask, reason } => {
-                let checkpointing = self.settings.checkpointing.clone().unwrap_or_default();
-                let tolerated = checkpointing.get_tolerable_failures();
-                let message = match reason {
-                    FailureReason::CommitUnknown { .. } => {
-                        "it is not known whether a checkpoint was completed: the job log says so at the next start".into()
-                    }
-                    _ => format!("more checkpoints failed in a row than `tolerable_failures` allows, which is {tolerated}"),
-                };
-                let mut error = self.failure(message, &reason, ErrorKind::Failed);
-                if let Some(checkpoint) = checkpoint {
-                    error = error.checkpoint(checkpoint);
-                }
-                if let Some(subtask) = subtask {
-                    let chain = self.settings.layout.name_of(subtask.chain);
-                    error = error.operator(&chain.into()).subtask(subtask.index);
-                }
-                self.fail(error);
-            }
-            Action::Fenced { checkpoint } => {
-                let message = "another process has taken this job over: this one stops without committing";
-                self.fail(Error::new(ErrorKind::Fenced, message).checkpoint(checkpoint));
-            }
-        }
-    }
-
-    fn fail(&self, error: Error) {
-        if let Some(region) = &self.region {
-            region.do_send(RegionCommand::Fail(error));
-        }
-    }
-
-    /// Some failures of a checkpoint cannot be tolerated: no later one will do better.
-    fn fail_if_hopeless(&self, error: &Error) {
-        if matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Corrupt) {
-            self.fail(error.clone());
-        }
-    }
-
-    fn tell(&self, subtask: SubtaskId, command: SubtaskCommand) {
-        if let Some(addr) = self.subtasks.get(&subtask) {
-            addr.do_send(command);
-        }
-    }
-
-    fn tell_all(&self, command: SubtaskCommand) {
-        for addr in self.subtasks.values() {
-            addr.do_send(command);
-        }
-    }
-
-    fn then<T: Send + 'static>(
-        &self,
-        task: Task<T>,
-        ctx: &mut Context<Self>,
-        done: impl FnOnce(Result<T, Error>) -> Done + 'static,
-    ) {
-        let to = ctx.address();
-        ctx.spawn(async move { to.do_send(done(task.await)) }.into_actor(self));
-    }
-
-    fn barrier(&self, checkpoint: CheckpointId, must_align: bool, extent: Extent) -> Barrier {
-        let (created, triggered) = self.books.times_of(checkpoint);
-        let kind = match &self.settings.checkpointing {
-            Some(checkpointing) if !must_align => checkpointing.barrier_kind(created),
-            _ => BarrierKind::Aligned,
-        };
-        Barrier { checkpoint, triggered, kind, extent }
-    }
-
-    /// What is written when all subtasks have given their parts.
-    fn manifest(
-        &self,
-        storage: &OwnedJob,
-        checkpoint: CheckpointId,
-        states: &[(SubtaskId, Snapshot)],
-        finished: bool,
-    ) -> Manifest {
-        Manifest {
-            job: self.settings.job.clone(),
-            checkpoint,
-            generation: storage.generation(),
-            attempt: self.attempt,
-            triggered: self.books.times_of(checkpoint).1,
-            max_parallelism: self.settings.max_parallelism,
-            hash_version: STABLE_HASH_VERSION,
-            finished,
-            operators: by_operator(states.iter().map(|(_, snapshot)| &**snapshot)),
-            in_flight: by_edge(states.iter().map(|(_, snapshot)| &**snapshot), &self.settings.layout),
-            inline: states.iter().filter_map(|(_, snapshot)| snapshot.inline.clone()).collect(),
-        }
-    }
-
     fn request(&mut self, answer: oneshot::Sender<Result<CheckpointId, Error>>, ctx: &mut Context<Self>) {
         let request = RequestId(self.next_request);
         self.next_request += 1;
         self.requests.insert(request, answer);
         self.feed(Event::Request { request, kind: RequestKind::Manual }, ctx);
+    }
+
+    /// All subtasks of a region run. When those of all do, checkpoints are taken.
+    fn begin(
+        &mut self,
+        region: RegionId,
+        attempt: Attempt,
+        from: Option<CheckpointId>,
+        subtasks: Vec<(SubtaskId, Recipient<SubtaskCommand>)>,
+        ctx: &mut Context<Self>,
+    ) {
+        self.settle(ctx);
+        self.subtasks.extend(subtasks);
+        let all_run = self.attempts.began(region, attempt);
+        if self.settings.storage.is_some() && from != self.rules.latest_completed() {
+            // The others were told of a later completion: they must go back, too.
+            let name = |checkpoint: Option<CheckpointId>| match checkpoint {
+                Some(checkpoint) => format!("checkpoint {checkpoint}"),
+                None => "the beginning".to_owned(),
+            };
+            let (begun, latest) = (name(from), name(self.rules.latest_completed()));
+            let message = format!("a region began from {begun}, and others are at {latest}: all begin again");
+            return self.fail(Error::new(ErrorKind::Storage, message));
+        }
+        if !all_run {
+            return;
+        }
+        let (attempt, random) = (self.attempts.job(), self.settings.random.next_u64());
+        let first = std::mem::replace(&mut self.first, false);
+        self.feed(Event::Start { attempt, random, first }, ctx);
+        for answer in std::mem::take(&mut self.early) {
+            self.request(answer, ctx);
+        }
+        // Sources may have been read to their end before all subtasks had started.
+        if self.reading.is_empty() && self.settings.storage.is_some() {
+            self.feed(Event::InputEnded, ctx);
+        }
     }
 
     /// Commits of unknown outcome were read back when the attempt was prepared.
@@ -397,62 +249,45 @@ impl Actor for CoordinatorActor {
     type Context = Context<Self>;
 }
 
-impl Handler<Supervise> for CoordinatorActor {
-    type Result = ();
-
-    fn handle(&mut self, Supervise(region): Supervise, _: &mut Self::Context) {
-        self.region = Some(region);
-    }
-}
-
 impl Handler<CheckpointMessage> for CoordinatorActor {
     type Result = ();
 
     fn handle(&mut self, message: CheckpointMessage, ctx: &mut Self::Context) {
         match message {
-            CheckpointMessage::Begin { attempt, from, subtasks } => {
-                self.settle(ctx);
-                if let Some(from) = from {
-                    self.books.restored(from);
-                }
-                self.attempt = attempt;
-                self.subtasks = subtasks.into_iter().collect();
-                let random = self.settings.random.next_u64();
-                let first = std::mem::replace(&mut self.first, false);
-                self.feed(Event::Start { attempt, random, first }, ctx);
-                for answer in std::mem::take(&mut self.early) {
-                    self.request(answer, ctx);
-                }
-                // Sources may have been read to their end before all subtasks had started.
-                if self.reading.is_empty() && self.settings.storage.is_some() {
-                    self.feed(Event::InputEnded, ctx);
-                }
+            CheckpointMessage::Begin { region, attempt, from, subtasks } => {
+                self.begin(region, attempt, from, subtasks, ctx);
             }
-            CheckpointMessage::Suspend { reason, done } => {
-                self.subtasks.clear();
-                self.reading = self.sources.clone();
-                // What still comes from the attempt that ends does not count for the next one.
-                self.attempt = self.attempt.next();
+            CheckpointMessage::Suspend { region, attempt, reason, done } => {
+                self.subtasks.retain(|subtask, _| !self.attempts.is_in(*subtask, region));
+                let sources = self.sources.iter().filter(|source| self.attempts.is_in(**source, region));
+                self.reading.extend(sources);
+                self.attempts.stopped(region, attempt);
                 self.suspended.push(done);
                 self.feed(Event::Stop { reason }, ctx);
             }
             CheckpointMessage::Ack { checkpoint, subtask, attempt, snapshot } => {
-                let finished = snapshot.finished;
+                if !self.attempts.is_current(subtask, attempt) {
+                    return self.discard(checkpoint, ctx);
+                }
+                let (attempt, finished) = (self.attempts.job(), snapshot.finished);
                 if let Some(chain) = self.chains.get(subtask.chain.0 as usize) {
                     self.books.acknowledged(checkpoint, subtask, chain, snapshot.report);
                 }
                 self.feed(Event::Ack { checkpoint, subtask, attempt, state: snapshot, finished }, ctx);
             }
             CheckpointMessage::Decline { checkpoint, subtask, attempt, cause } => {
-                let reason = FailureReason::AsyncFailed { message: cause.to_string().into() };
-                self.feed_failure(Event::Decline { checkpoint, subtask, attempt, reason }, cause, ctx);
+                if self.attempts.is_current(subtask, attempt) {
+                    let attempt = self.attempts.job();
+                    let reason = FailureReason::AsyncFailed { message: cause.to_string().into() };
+                    self.feed_failure(Event::Decline { checkpoint, subtask, attempt, reason }, cause, ctx);
+                }
             }
             CheckpointMessage::Fatal(error) => self.fail(error),
             CheckpointMessage::InputEnded { subtask, attempt } => {
-                if attempt == self.attempt
+                if self.attempts.is_current(subtask, attempt)
                     && self.reading.remove(&subtask)
                     && self.reading.is_empty()
-                    && !self.subtasks.is_empty()
+                    && self.attempts.all_run()
                 {
                     self.feed(Event::InputEnded, ctx);
                 }
@@ -470,7 +305,7 @@ impl Handler<CheckpointMessage> for CoordinatorActor {
                         .send(Err(Error::new(ErrorKind::Configuration, message).job(&self.settings.job)));
                     return;
                 }
-                if self.subtasks.is_empty() && !self.over {
+                if !self.attempts.all_run() && !self.over {
                     self.early.push(answer);
                 } else {
                     self.request(answer, ctx);
@@ -543,7 +378,7 @@ impl Drop for CoordinatorActor {
     fn drop(&mut self) {
         if !self.over {
             let error = Error::new(ErrorKind::Internal, "the checkpoint coordinator vanished");
-            self.job.do_send(RegionReport::Failed(error));
+            self.job.do_send(JobFailure::Final(error));
         }
     }
 }

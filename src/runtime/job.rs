@@ -1,243 +1,318 @@
-//! The root of a job's actors.
+//! The root of a job's actors: decides what follows when regions fail, and how the job ends.
 
-use super::coordinator::{CoordinatorActor, CoordinatorSettings, Supervise};
+use super::coordinator::CoordinatorActor;
 use super::engine::Placement;
-use super::job_meter::JobMeter;
-use super::messages::{CheckpointMessage, JobCommand, RegionCommand, RegionReport, Terminate};
-use super::region::{RegionSettings, RegionSupervisor};
-use super::restore;
-use super::status::{JobEvent, JobOutcome, JobShared, JobStatus};
-use crate::checkpoint::{Checkpointing, JobEnd, Retention, StatisticsTracker, deleted_at_end};
-use crate::dataflow::{Layout, Plan};
-use crate::error::{Error, ErrorKind};
-use crate::operator::{Claim, StartContext};
-use crate::pool::{Pool, Scope};
-use crate::restart::RestartPolicy;
-use crate::storage::{CompleteError, JobStorage, Opened, OwnedJob};
-use crate::types::{
-    CheckpointId, Clock, Generation, JobName, MaxParallelism, Random, default_max_parallelism,
+use super::job_end::last_words;
+use super::messages::{
+    CheckpointMessage, JobCommand, JobFailure, RegionCommand, RegionNews, RegionReport, Terminate,
 };
-use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, System, WrapFuture};
+use super::region::RegionSupervisor;
+use super::restart_budget::RestartBudget;
+use super::status::{JobEvent, JobOutcome, JobShared, JobStatus};
+use crate::checkpoint::Checkpointing;
+use crate::dataflow::Layout;
+use crate::error::{Error, ErrorKind};
+use crate::operator::Claim;
+use crate::pool::{Pool, Scope};
+use crate::restart::{Failover, FailureId, FailureOutcome};
+use crate::storage::OwnedJob;
+use crate::types::{Attempt, CheckpointId, Clock, JobName, OperatorId, RegionId};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, SpawnHandle, System,
+    WrapFuture,
+};
 use futures::future::{Either, select};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
-/// Everything a job is made of, checked.
-pub(crate) struct JobSettings {
-    pub(crate) name: JobName,
+/// What the root is made of.
+pub(super) struct JobParts {
+    pub(super) name: JobName,
     /// Above all spans of the job.
-    pub(crate) span: Span,
-    pub(crate) plan: Plan,
-    /// As the user set it.
-    pub(crate) max_parallelism: Option<MaxParallelism>,
-    pub(crate) checkpointing: Option<Checkpointing>,
-    /// How many batches a channel holds.
-    pub(crate) channel_depth: usize,
-    pub(crate) storage: Option<JobStorage>,
-    pub(crate) restarts: Box<dyn RestartPolicy>,
-    pub(crate) stop_timeout: Duration,
-    pub(crate) take_over: bool,
-    pub(crate) allow_non_restored_state: bool,
+    pub(super) span: Span,
+    pub(super) storage: Option<OwnedJob>,
+    pub(super) checkpointing: Checkpointing,
+    pub(super) layout: Arc<Layout>,
+    pub(super) clock: Clock,
+    pub(super) stop_timeout: Duration,
+    pub(super) coordinator: Addr<CoordinatorActor>,
+    pub(super) regions: BTreeMap<RegionId, Addr<RegionSupervisor>>,
+    pub(super) budget: RestartBudget,
+    pub(super) shared: Arc<JobShared>,
+    pub(super) pool: Pool,
+    pub(super) placement: Placement,
+    /// Dropped when the job has ended, before anyone is told.
+    pub(super) claims: Vec<Claim>,
     /// Cancels the job from outside.
-    pub(crate) cancel_on: Option<CancellationToken>,
-    pub(crate) clock: Clock,
-    pub(crate) random: Random,
-}
-
-impl JobSettings {
-    /// What counts for the job. See [`JobMeter::new`].
-    pub(crate) fn meter(&self) -> JobMeter {
-        JobMeter::new(&self.name, &self.plan.layout, self.clock)
-    }
-
-    /// What keeps the job's checkpoints in mind.
-    pub(crate) fn statistics(&self) -> StatisticsTracker {
-        let history = self.checkpointing.clone().unwrap_or_default().get_history();
-        StatisticsTracker::new(history, self.plan.layout.subtasks().count())
-    }
-}
-
-/// A job whose storage was opened.
-pub(crate) enum OpenedJob {
-    /// There is nothing left to do.
-    Finished(Option<CheckpointId>),
-    /// It may run.
-    Ready(Box<ReadyJob>),
-}
-
-pub(crate) struct ReadyJob {
-    settings: JobSettings,
-    storage: Option<OwnedJob>,
-    max_parallelism: MaxParallelism,
-    claims: Vec<Claim>,
-}
-
-impl JobSettings {
-    /// Ties the job's sources and sinks to it.
-    pub(crate) fn claim(&self, restored: Option<CheckpointId>) -> Result<Vec<Claim>, Error> {
-        let checkpointing = self.storage.is_some();
-        self.plan.layout.claim(&StartContext { job: self.name.clone(), restored, checkpointing })
-    }
-}
-
-/// Opens a job's storage, checks that the program fits the checkpoint in it, and claims the ends of its streams.
-pub(crate) async fn open(settings: JobSettings) -> Result<OpenedJob, Error> {
-    let span = settings.span.clone();
-    open_storage(settings).instrument(span).await
-}
-
-async fn open_storage(settings: JobSettings) -> Result<OpenedJob, Error> {
-    let widest = settings.plan.layout.widest();
-    let default = settings.max_parallelism.unwrap_or_else(|| default_max_parallelism(widest));
-    restore::check_parallelism(&settings.plan.layout, default)?;
-    let Some(storage) = &settings.storage else {
-        return Ok(OpenedJob::Ready(Box::new(ReadyJob {
-            max_parallelism: default,
-            storage: None,
-            claims: settings.claim(None)?,
-            settings,
-        })));
-    };
-    let owned = match storage.open(settings.take_over).await? {
-        Opened::Finished { checkpoint } => {
-            let retention = settings.checkpointing.as_ref().map(Checkpointing::get_on_cancellation);
-            if let Err(error) = storage.tidy_finished(retention != Some(Retention::Delete)).await {
-                tracing::warn!(job = %settings.name, %error, "leftovers of the finished job could not be removed");
-            }
-            // For the ends of its streams it has ended now. Those that another job uses are none of its business.
-            drop(settings.claim(checkpoint));
-            let (job, last) = (&settings.name, checkpoint.map(|checkpoint| checkpoint.0));
-            tracing::info!(%job, checkpoint = last, "the job had finished before: nothing is run");
-            return Ok(OpenedJob::Finished(checkpoint));
-        }
-        Opened::Owned(owned) => owned,
-    };
-    let mut max_parallelism = default;
-    if let Some(manifest) = owned.latest_manifest().await? {
-        if let Some(set) = settings.max_parallelism
-            && set != manifest.max_parallelism
-        {
-            let message = format!(
-                "max_parallelism is set to {set}, but the checkpoint was made with {}: it can never change; \
-                 set it to that or leave it out",
-                manifest.max_parallelism
-            );
-            return Err(Error::new(ErrorKind::Configuration, message).checkpoint(manifest.checkpoint));
-        }
-        max_parallelism = manifest.max_parallelism;
-        restore::check_parallelism(&settings.plan.layout, max_parallelism)
-            .map_err(|error| error.checkpoint(manifest.checkpoint))?;
-        restore::check(&settings.plan.layout, &manifest, settings.allow_non_restored_state)?;
-    }
-    let claims = settings.claim(owned.retained().last().copied())?;
-    Ok(OpenedJob::Ready(Box::new(ReadyJob { max_parallelism, storage: Some(owned), claims, settings })))
-}
-
-impl ReadyJob {
-    /// The checkpoint the job begins from.
-    pub(crate) fn from(&self) -> Option<CheckpointId> {
-        self.storage.as_ref().and_then(|storage| storage.retained().last().copied())
-    }
-
-    /// Starts the job's actors here, and its subtasks where `placement` says.
-    pub(crate) fn start(self, placement: Placement, pool: Pool, shared: Arc<JobShared>) -> Addr<JobActor> {
-        let checkpoint = self.from().map(|from| from.0);
-        let Self { settings, storage, max_parallelism, claims } = self;
-        tracing::info!(parent: &settings.span, job = %settings.name, checkpoint, "the job starts");
-        // Another sequence than the coordinator's, from the same seed.
-        let random = Random::from_seed(settings.random.clone().next_u64());
-        JobActor::create(|ctx| {
-            let job = ctx.address();
-            let layout = Arc::clone(&settings.plan.layout);
-            let coordinator = CoordinatorActor::new(
-                CoordinatorSettings {
-                    job: settings.name.clone(),
-                    layout: Arc::clone(&settings.plan.layout),
-                    checkpointing: settings.checkpointing.clone(),
-                    storage: storage.clone(),
-                    max_parallelism,
-                    pool: pool.clone(),
-                    clock: settings.clock,
-                    random: settings.random,
-                    span: settings.span.clone(),
-                    shared: Arc::clone(&shared),
-                },
-                job.clone().recipient(),
-            )
-            .start();
-            let region = RegionSettings {
-                job: settings.name.clone(),
-                plan: settings.plan,
-                storage: storage.clone(),
-                generation: storage.as_ref().map_or(Generation(0), OwnedJob::generation),
-                max_parallelism,
-                mode: settings.checkpointing.as_ref().map(Checkpointing::get_mode).unwrap_or_default(),
-                increments: settings.checkpointing.as_ref().and_then(Checkpointing::increments),
-                channel_depth: settings.channel_depth,
-                restarts: settings.restarts,
-                stop_timeout: settings.stop_timeout,
-                placement: placement.clone(),
-                pool: pool.clone(),
-                clock: settings.clock,
-                random,
-                span: settings.span.clone(),
-                shared: Arc::clone(&shared),
-            };
-            let region =
-                RegionSupervisor::new(region, job.recipient(), coordinator.clone().recipient()).start();
-            coordinator.do_send(Supervise(region.clone().recipient()));
-            region.do_send(RegionCommand::Start);
-            JobActor {
-                name: settings.name,
-                span: settings.span,
-                storage,
-                checkpointing: settings.checkpointing.unwrap_or_default(),
-                layout,
-                clock: settings.clock,
-                stop_timeout: settings.stop_timeout,
-                coordinator,
-                region,
-                shared,
-                scope: Scope::new(pool),
-                placement,
-                claims,
-                cancel_on: settings.cancel_on,
-                ending: false,
-                concluded: false,
-            }
-        })
-    }
+    pub(super) cancel_on: Option<CancellationToken>,
 }
 
 /// The root: what a handle talks to, and what the others report to.
 pub(crate) struct JobActor {
-    name: JobName,
-    span: Span,
-    storage: Option<OwnedJob>,
-    checkpointing: Checkpointing,
-    layout: Arc<Layout>,
-    clock: Clock,
-    stop_timeout: Duration,
-    coordinator: Addr<CoordinatorActor>,
-    region: Addr<RegionSupervisor>,
-    shared: Arc<JobShared>,
+    parts: JobParts,
     scope: Scope,
-    placement: Placement,
-    /// Dropped when the job has ended, before anyone is told.
-    claims: Vec<Claim>,
-    cancel_on: Option<CancellationToken>,
+    failover: Failover,
+    /// The failures of regions that are down and of which it is not decided what follows.
+    failed: BTreeMap<RegionId, (Error, FailureId)>,
+    /// The failure for which all regions are being stopped.
+    whole: Option<(Error, FailureId)>,
+    /// Restarts that are waited for.
+    waiting: Vec<Waiting>,
+    /// Who waits for the job to be drained.
+    drains: Vec<oneshot::Sender<Error>>,
+    /// Whose wait is over because of a failure, if anything runs again.
+    interrupted: Vec<(oneshot::Sender<Error>, Error)>,
+    /// Whether regions were told to end.
+    stopping: bool,
+    /// Whether one of them did because of that.
+    was_cancelled: bool,
+    /// Whether a region had nothing left to run.
+    restored_end: bool,
+    /// Why the job has failed.
+    fate: Option<Error>,
     ending: bool,
     concluded: bool,
 }
 
+/// A restart that is waited for.
+struct Waiting {
+    regions: Vec<RegionId>,
+    failures: Vec<FailureId>,
+    timer: SpawnHandle,
+}
+
 impl JobActor {
-    fn cancel(&self) {
-        if !self.ending {
-            self.shared.set_status(JobStatus::Stopping);
-            self.region.do_send(RegionCommand::Cancel);
+    pub(super) fn new(parts: JobParts) -> Self {
+        Self {
+            scope: Scope::new(parts.pool.clone()),
+            failover: Failover::new(parts.regions.keys().copied()),
+            parts,
+            failed: BTreeMap::new(),
+            whole: None,
+            waiting: Vec::new(),
+            drains: Vec::new(),
+            interrupted: Vec::new(),
+            stopping: false,
+            was_cancelled: false,
+            restored_end: false,
+            fate: None,
+            ending: false,
+            concluded: false,
+        }
+    }
+
+    fn tell(&self, region: RegionId, command: RegionCommand) {
+        if let Some(region) = self.parts.regions.get(&region) {
+            region.do_send(command);
+        }
+    }
+
+    fn cancel(&mut self, ctx: &mut Context<Self>) {
+        if !self.ending && !self.stopping {
+            self.parts.shared.set_status(JobStatus::Stopping);
+            self.stop_regions(ctx);
+        }
+    }
+
+    /// All input ends, unless something fails before the job has finished: then it goes on as before.
+    ///
+    /// To end the input of what was restarted would leave unread what it had given after the checkpoint.
+    fn drain(&mut self, broken_off: oneshot::Sender<Error>) {
+        if !self.ending && !self.stopping {
+            self.drains.push(broken_off);
+            tracing::info!(parent: &self.parts.span, job = %self.parts.name, "the job is drained: its sources end");
+            for region in self.failover.left() {
+                self.tell(region, RegionCommand::Drain);
+            }
+        }
+    }
+
+    /// Nothing is restarted any more: all regions end.
+    fn stop_regions(&mut self, ctx: &mut Context<Self>) {
+        self.stopping = true;
+        let (whole, failed) = (self.whole.take(), std::mem::take(&mut self.failed));
+        let undecided = whole.into_iter().chain(failed.into_values()).map(|(_, failure)| failure);
+        let waited_for = self.stop_waiting(ctx).into_iter().flat_map(|waiting| waiting.failures);
+        for failure in undecided.chain(waited_for) {
+            self.parts.shared.failures().decided(failure, FailureOutcome::Cancelled);
+        }
+        for region in self.failover.left() {
+            self.tell(region, RegionCommand::Cancel);
+        }
+    }
+
+    fn stop_waiting(&mut self, ctx: &mut Context<Self>) -> Vec<Waiting> {
+        let waiting = std::mem::take(&mut self.waiting);
+        for Waiting { timer, .. } in &waiting {
+            ctx.cancel_future(*timer);
+        }
+        waiting
+    }
+
+    /// The job has failed: it ends when nothing of it runs any more.
+    fn fail(&mut self, error: Error, ctx: &mut Context<Self>) {
+        self.fate = Some(match self.fate.take() {
+            Some(fate) if error.kind() == ErrorKind::Stuck && fate.kind() != ErrorKind::Stuck => {
+                error.because(fate)
+            }
+            Some(fate) => fate,
+            None => error,
+        });
+        if !self.stopping {
+            self.stop_regions(ctx);
+        }
+    }
+
+    /// All subtasks of a region run.
+    fn running(&mut self, region: RegionId, attempt: Attempt, from: Option<CheckpointId>) {
+        let JobParts { shared, span: parent, name: job, .. } = &self.parts;
+        if from.is_none() && attempt.0 > 0 {
+            tracing::warn!(
+                parent: parent,
+                %job,
+                attempt = attempt.0,
+                "restarted without a checkpoint: state begins empty, and what sources do not replay is lost"
+            );
+        }
+        // Not before: after the final checkpoint a restart only commits, and the job is drained.
+        for (drain, cause) in self.interrupted.drain(..) {
+            let message = "a failure was in the way of the drain, and the job goes on from its last checkpoint: drain it again";
+            let _ = drain.send(Error::new(ErrorKind::Failed, message).because(cause).job(job));
+        }
+        if self.failover.running(region) {
+            let (attempt, checkpoint) = (shared.meter().attempt(), from.map(|from| from.0));
+            self.restored(from);
+            shared.set_status(JobStatus::Running);
+            tracing::info!(parent: parent, %job, attempt = attempt.0, checkpoint, "all subtasks run");
+            shared.emit(JobEvent::Running { attempt, from });
+        }
+    }
+
+    /// Counts it once, however many regions began from it.
+    fn restored(&self, from: Option<CheckpointId>) {
+        if let Some(from) = from {
+            self.parts.shared.statistics().restored(from, self.parts.clock.wall());
+        }
+    }
+
+    /// Something failed that is no region's own.
+    fn whole_failed(&mut self, error: Error, ctx: &mut Context<Self>) {
+        let JobParts { shared, span: parent, name: job, clock, layout, .. } = &self.parts;
+        let attempt = shared.meter().attempt();
+        let is_recoverable = error.is_recoverable();
+        let running = if is_recoverable { self.failover.whole_failed() } else { Vec::new() };
+        if is_recoverable && running.is_empty() {
+            // All is being restarted.
+            tracing::debug!(parent: parent, %job, %error, "failed while stopping");
+            if let Some((_, failure)) = &self.whole {
+                shared.failures().consequence(*failure);
+            }
+            return;
+        }
+        tracing::error!(parent: parent, %job, attempt = attempt.0, %error, "an attempt failed");
+        let operators: Arc<[OperatorId]> =
+            layout.operators().map(|(_, operator)| operator.id.clone()).collect();
+        let (now, named) = (clock.wall(), error.clone().job(job));
+        let failure = shared.failures().failed(&operators, attempt, now, named);
+        if !is_recoverable {
+            shared.failures().decided(failure, FailureOutcome::Failed);
+            return self.fail(error, ctx);
+        }
+        self.stop_waiting(ctx);
+        self.whole = Some((error, failure));
+        for region in running {
+            self.tell(region, RegionCommand::Halt(failure));
+        }
+    }
+
+    /// Nothing is left of a region that was stopped.
+    fn down(&mut self, region: RegionId, failure: Option<(Error, FailureId)>, ctx: &mut Context<Self>) {
+        if let Some((error, failure)) = failure {
+            if !error.is_recoverable() {
+                self.parts.shared.failures().decided(failure, FailureOutcome::Failed);
+                return self.fail(error, ctx);
+            }
+            self.failed.insert(region, (error, failure));
+        }
+        let regions = self.failover.down(region);
+        let mut failed: Vec<(Error, FailureId)> =
+            regions.iter().filter_map(|region| self.failed.remove(region)).collect();
+        if !self.failover.is_whole() {
+            failed.splice(0..0, self.whole.take());
+        }
+        // The first is what is decided about.
+        let failures = failed.iter().map(|(_, failure)| *failure).collect();
+        if let (false, Some((error, _))) = (regions.is_empty(), failed.into_iter().next()) {
+            self.decide(error, failures, regions, ctx);
+        }
+    }
+
+    fn decide(
+        &mut self,
+        error: Error,
+        failures: Vec<FailureId>,
+        regions: Vec<RegionId>,
+        ctx: &mut Context<Self>,
+    ) {
+        let decision = self.parts.budget.decide(&error);
+        let JobParts { shared, span: parent, name: job, .. } = &self.parts;
+        let after = match decision {
+            Ok(after) => after,
+            Err(last) => {
+                if let Some(failure) = failures.first() {
+                    shared.failures().decided(*failure, FailureOutcome::Failed);
+                }
+                return self.fail(last, ctx);
+            }
+        };
+        for failure in &failures {
+            shared.failures().decided(*failure, FailureOutcome::Restart { after });
+        }
+        let drains = self.drains.drain(..).map(|drain| (drain, error.clone().job(job)));
+        self.interrupted.extend(drains);
+        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(parent: parent, %job, after_ms, "the job will be restarted");
+        shared.set_status(JobStatus::Restarting);
+        shared.emit(JobEvent::Restarting { error: error.clone().job(job), after });
+        let first = regions.first().copied();
+        let timer = ctx.run_later(after, move |job, ctx| {
+            let due = job.waiting.iter().position(|waiting| waiting.regions.first().copied() == first);
+            if let Some(due) = due {
+                let Waiting { regions, .. } = job.waiting.swap_remove(due);
+                job.restart(&regions, error, ctx);
+            }
+        });
+        self.waiting.push(Waiting { regions, failures, timer });
+    }
+
+    fn restart(&mut self, regions: &[RegionId], cause: Error, ctx: &mut Context<Self>) {
+        self.parts.shared.meter().restarted();
+        if let Err(error) = self.parts.budget.restarted() {
+            return self.fail(error.because(cause), ctx);
+        }
+        for region in regions {
+            self.failover.restart(*region);
+            self.tell(*region, RegionCommand::Start);
+            if !self.drains.is_empty() {
+                self.tell(*region, RegionCommand::Drain);
+            }
+        }
+    }
+
+    /// A region will not run again.
+    fn over(&mut self, region: RegionId, ctx: &mut Context<Self>) {
+        if self.failover.over(region) {
+            let outcome = match self.fate.take() {
+                Some(error) => Err(error),
+                None if self.was_cancelled => Ok(JobStatus::Cancelled),
+                None => Ok(JobStatus::Finished),
+            };
+            self.end(outcome, ctx);
         }
     }
 
@@ -248,21 +323,25 @@ impl JobActor {
         }
         if is_stuck(&outcome) {
             // What hangs cannot be waited for.
-            self.coordinator.do_send(Terminate);
-            self.region.do_send(Terminate);
+            self.parts.coordinator.do_send(Terminate);
+            for region in self.parts.regions.values() {
+                region.do_send(Terminate);
+            }
             self.conclude(outcome, ctx);
             return;
         }
-        let storage = self.storage.clone();
-        let (checkpointing, layout) = (self.checkpointing.clone(), Arc::clone(&self.layout));
-        let (limit, deadline) = (self.stop_timeout, self.clock.sleep(self.stop_timeout));
-        let (coordinator, region) = (self.coordinator.clone(), self.region.clone());
-        let (scope, span) = (self.scope.clone(), self.span.clone());
-        let (cause, clock) = (outcome.as_ref().err().cloned(), self.clock);
+        let JobParts { storage, checkpointing, layout, clock, stop_timeout: limit, .. } = &self.parts;
+        let (storage, checkpointing, layout) = (storage.clone(), checkpointing.clone(), Arc::clone(layout));
+        let (limit, deadline, clock) = (*limit, clock.sleep(*limit), *clock);
+        let (coordinator, regions) = (self.parts.coordinator.clone(), self.parts.regions.clone());
+        let (scope, span) = (self.scope.clone(), self.parts.span.clone());
+        let cause = outcome.as_ref().err().cloned();
         let rest = async move {
             // Fails if it is gone already, which is as good.
             let _ = coordinator.send(Terminate).await;
-            let _ = region.send(Terminate).await;
+            for region in regions.values() {
+                let _ = region.send(Terminate).await;
+            }
             let task =
                 scope.spawn(last_words(storage, outcome, checkpointing, layout, clock).instrument(span));
             task.await.unwrap_or_else(Err)
@@ -287,20 +366,20 @@ impl JobActor {
         if std::mem::replace(&mut self.concluded, true) {
             return;
         }
-        let outcome = outcome.map_err(|error| error.job(&self.name));
+        let outcome = outcome.map_err(|error| error.job(&self.parts.name));
         self.log_end(&outcome);
-        self.storage = None;
-        self.claims.clear();
+        self.parts.storage = None;
+        self.parts.claims.clear();
         let stuck = is_stuck(&outcome);
-        self.shared.decide(outcome);
+        self.parts.shared.decide(outcome);
         if stuck {
             // Its threads may never be gone.
-            self.shared.announce();
+            self.parts.shared.announce();
         }
-        match self.placement {
+        match self.parts.placement {
             // What waits for the job is told when its threads are gone.
             Placement::Arbiters(_) => System::current().stop(),
-            Placement::Local => self.shared.announce(),
+            Placement::Local => self.parts.shared.announce(),
         }
         ctx.stop();
     }
@@ -308,7 +387,7 @@ impl JobActor {
 
 impl JobActor {
     fn log_end(&self, outcome: &JobOutcome) {
-        let (parent, job) = (&self.span, &self.name);
+        let (parent, job) = (&self.parts.span, &self.parts.name);
         match outcome {
             Ok(JobStatus::Cancelled) => tracing::info!(parent: parent, %job, "the job was cancelled"),
             Ok(_) => tracing::info!(parent: parent, %job, "the job has finished"),
@@ -321,104 +400,58 @@ fn is_stuck(outcome: &JobOutcome) -> bool {
     matches!(outcome, Err(error) if error.kind() == ErrorKind::Stuck)
 }
 
-/// What is written when a job ends, and what is deleted.
-async fn last_words(
-    storage: Option<OwnedJob>,
-    outcome: JobOutcome,
-    checkpointing: Checkpointing,
-    layout: Arc<Layout>,
-    clock: Clock,
-) -> JobOutcome {
-    let Some(storage) = storage else { return outcome };
-    let end = match &outcome {
-        Ok(JobStatus::Finished) => {
-            if let Err(error) = storage.tidy(checkpointing.get_retain() as usize).await {
-                tracing::warn!(%error, "leftovers of the finished job could not be removed");
-            }
-            storage.finish().await.map_err(CompleteError::into_error)?;
-            JobEnd::Finished
-        }
-        Ok(_) => JobEnd::Cancelled,
-        Err(_) => JobEnd::Failed,
-    };
-    match delete(&storage, end, &checkpointing, &layout, clock).await {
-        Ok(()) => outcome,
-        // The log says that it is: nothing makes that untrue, and the next start deletes the rest.
-        Err(error) if end == JobEnd::Finished => {
-            tracing::warn!(%error, "checkpoints of the finished job could not be removed");
-            outcome
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Deletes the checkpoints that are not kept.
-async fn delete(
-    storage: &OwnedJob,
-    end: JobEnd,
-    checkpointing: &Checkpointing,
-    layout: &Layout,
-    clock: Clock,
-) -> Result<(), Error> {
-    let retained = storage.retained();
-    let delete = deleted_at_end(checkpointing.get_on_cancellation(), end, &retained);
-    if !delete.is_empty() && delete.len() == retained.len() {
-        if end == JobEnd::Cancelled {
-            // No later start will commit what the last checkpoint holds.
-            restore::recover_sinks(layout, storage, clock.wall()).await?;
-        }
-        return storage.delete_all_checkpoints().await.map_err(CompleteError::into_error);
-    }
-    for checkpoint in delete {
-        storage.retire(*checkpoint).await?;
-    }
-    Ok(())
-}
-
 impl Actor for JobActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        if let Some(token) = self.cancel_on.take() {
-            ctx.spawn(token.cancelled_owned().into_actor(self).map(|(), job, _| job.cancel()));
+        if let Some(token) = self.parts.cancel_on.take() {
+            ctx.spawn(token.cancelled_owned().into_actor(self).map(|(), job, ctx| job.cancel(ctx)));
         }
         #[cfg(feature = "metrics")]
-        ctx.run_interval(super::metrics_facade::INTERVAL, |job, _| job.shared.publish_metrics());
+        ctx.run_interval(super::metrics_facade::INTERVAL, |job, _| job.parts.shared.publish_metrics());
     }
 }
 
 impl Handler<RegionReport> for JobActor {
     type Result = ();
 
-    fn handle(&mut self, report: RegionReport, ctx: &mut Self::Context) {
+    fn handle(&mut self, RegionReport { region, news }: RegionReport, ctx: &mut Self::Context) {
         if self.ending {
             return;
         }
-        match report {
-            RegionReport::Running { attempt, from } => {
-                self.shared.set_status(JobStatus::Running);
-                let (parent, job, checkpoint) = (&self.span, &self.name, from.map(|from| from.0));
-                tracing::info!(parent: parent, %job, attempt = attempt.0, checkpoint, "all subtasks run");
-                if from.is_none() && attempt.0 > 0 {
-                    tracing::warn!(
-                        parent: parent,
-                        %job,
-                        attempt = attempt.0,
-                        "restarted without a checkpoint: state begins empty, and what sources do not replay is lost"
-                    );
+        match news {
+            // What is told to end ends, however it fares.
+            RegionNews::Running { .. } | RegionNews::Failing | RegionNews::Down(_) if self.stopping => {}
+            RegionNews::Running { attempt, from } => self.running(region, attempt, from),
+            RegionNews::Failing => self.failover.failing(region),
+            RegionNews::Down(failure) => self.down(region, failure, ctx),
+            RegionNews::Finished(from) => {
+                if !std::mem::replace(&mut self.restored_end, from.is_some()) {
+                    self.restored(from);
                 }
-                self.shared.emit(JobEvent::Running { attempt, from });
+                self.over(region, ctx);
             }
-            RegionReport::Restarting { error, after } => {
-                let (parent, job) = (&self.span, &self.name);
-                let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-                tracing::info!(parent: parent, %job, after_ms, "the job will be restarted");
-                self.shared.set_status(JobStatus::Restarting);
-                self.shared.emit(JobEvent::Restarting { error: error.job(&self.name), after });
+            RegionNews::Cancelled => {
+                self.was_cancelled = true;
+                self.over(region, ctx);
             }
-            RegionReport::Finished => self.end(Ok(JobStatus::Finished), ctx),
-            RegionReport::Cancelled => self.end(Ok(JobStatus::Cancelled), ctx),
-            RegionReport::Failed(error) => self.end(Err(error), ctx),
+            RegionNews::Failed(error) => {
+                self.fail(error, ctx);
+                self.over(region, ctx);
+            }
+        }
+    }
+}
+
+impl Handler<JobFailure> for JobActor {
+    type Result = ();
+
+    fn handle(&mut self, failure: JobFailure, ctx: &mut Self::Context) {
+        match failure {
+            _ if self.ending => {}
+            JobFailure::Restart(_) if self.stopping => {}
+            JobFailure::Restart(error) => self.whole_failed(error, ctx),
+            JobFailure::Final(error) => self.fail(error, ctx),
         }
     }
 }
@@ -426,17 +459,18 @@ impl Handler<RegionReport> for JobActor {
 impl Handler<JobCommand> for JobActor {
     type Result = ();
 
-    fn handle(&mut self, command: JobCommand, _: &mut Self::Context) {
+    fn handle(&mut self, command: JobCommand, ctx: &mut Self::Context) {
         match command {
-            JobCommand::Cancel => self.cancel(),
+            JobCommand::Cancel => self.cancel(ctx),
+            JobCommand::Drain { broken_off } => self.drain(broken_off),
             JobCommand::Checkpoint { answer } => {
-                self.coordinator.do_send(CheckpointMessage::Request { answer });
+                self.parts.coordinator.do_send(CheckpointMessage::Request { answer });
             }
             JobCommand::Retained { answer } => {
-                self.coordinator.do_send(CheckpointMessage::Retained { answer });
+                self.parts.coordinator.do_send(CheckpointMessage::Retained { answer });
             }
             JobCommand::Schedule { run, done } => {
-                self.coordinator.do_send(CheckpointMessage::Schedule { run, done });
+                self.parts.coordinator.do_send(CheckpointMessage::Schedule { run, done });
             }
         }
     }
@@ -446,16 +480,17 @@ impl Drop for JobActor {
     /// A root that panics ends the job with an error, and its threads with it.
     fn drop(&mut self) {
         if !self.concluded {
-            self.claims.clear();
-            let error = Error::new(ErrorKind::Internal, "the job's root actor vanished").job(&self.name);
-            self.shared.decide(Err(error));
-            match self.placement {
+            self.parts.claims.clear();
+            let error =
+                Error::new(ErrorKind::Internal, "the job's root actor vanished").job(&self.parts.name);
+            self.parts.shared.decide(Err(error));
+            match self.parts.placement {
                 Placement::Arbiters(_) => {
                     if let Some(system) = System::try_current() {
                         system.stop();
                     }
                 }
-                Placement::Local => self.shared.announce(),
+                Placement::Local => self.parts.shared.announce(),
             }
         }
     }

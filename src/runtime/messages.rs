@@ -4,9 +4,11 @@ use super::snapshot::SubtaskSnapshot;
 use crate::channel::Barrier;
 use crate::checkpoint::{CompletedCheckpoint, FailureReason};
 use crate::error::Error;
-use crate::types::{Attempt, CheckpointId, SubtaskId};
+use crate::restart::FailureId;
+use crate::types::{Attempt, CheckpointId, RegionId, SubtaskId};
 use actix::Recipient;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// To a subtask: what to do between two records.
@@ -24,6 +26,10 @@ pub(crate) enum SubtaskCommand {
         /// For who has missed that it is complete.
         latest_completed: Option<CheckpointId>,
     },
+    /// Nothing has gone in or out for so long: say who waits for the outside world for at least `limit`.
+    WhoWaits { limit: Duration, still: Duration },
+    /// To one that reads a source: its input ends here.
+    EndInput,
     /// Stop without finishing.
     Stop,
 }
@@ -56,38 +62,65 @@ pub(crate) enum ExitCause {
     Failed(Error),
 }
 
-/// To the supervisor, from elsewhere in the tree.
-#[derive(Debug)]
+/// To the supervisor, from the job.
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum RegionCommand {
-    /// Run.
+    /// Run; again, if it has run before.
     Start,
-    /// Something outside a subtask failed: treat it like a failure inside.
-    Fail(Error),
+    /// Stop, to be started again with all other regions because of this failure.
+    Halt(FailureId),
+    /// All input ends, now or as soon as all subtasks run; until it is started again.
+    Drain,
     /// Stop for good.
     Cancel,
 }
 
-/// To the job: how its region fares.
+/// To the job: how a region fares.
 #[derive(Debug)]
-pub(crate) enum RegionReport {
+pub(crate) struct RegionReport {
+    pub(crate) region: RegionId,
+    pub(crate) news: RegionNews,
+}
+
+/// What a supervisor has to say.
+#[derive(Debug)]
+pub(crate) enum RegionNews {
+    /// All subtasks run.
     Running { attempt: Attempt, from: Option<CheckpointId> },
-    Restarting { error: Error, after: std::time::Duration },
-    Finished,
+    /// An attempt has failed and is being stopped.
+    Failing,
+    /// Nothing is left of an attempt that was stopped: what it failed of, if it was not halted.
+    Down(Option<(Error, FailureId)>),
+    /// Its work is done and committed; nothing was left to run if it began from this, the final checkpoint. The last thing it says, like the other
+    /// two below.
+    Finished(Option<CheckpointId>),
+    /// It was cancelled, and nothing is left of it.
     Cancelled,
+    /// It cannot go on at all.
     Failed(Error),
+}
+
+/// To the job, from the coordinator: something failed that is no region's own.
+#[derive(Debug)]
+pub(crate) enum JobFailure {
+    /// All regions have to go on from the last completed checkpoint.
+    Restart(Error),
+    /// It has vanished.
+    Final(Error),
 }
 
 /// To the coordinator: what its pure half is fed with, beside its own timers.
 #[derive(Debug)]
 pub(crate) enum CheckpointMessage {
-    /// All subtasks of an attempt run.
+    /// All subtasks of a region's attempt run.
     Begin {
+        region: RegionId,
         attempt: Attempt,
         from: Option<CheckpointId>,
         subtasks: Vec<(SubtaskId, Recipient<SubtaskCommand>)>,
     },
-    /// The attempt ends. Answered when no checkpoint is at its commit point any more.
-    Suspend { reason: FailureReason, done: oneshot::Sender<()> },
+    /// An attempt of a region ends. Answered when no checkpoint is at its commit point any more.
+    Suspend { region: RegionId, attempt: Attempt, reason: FailureReason, done: oneshot::Sender<()> },
     /// A subtask's part of a checkpoint is durable.
     Ack { checkpoint: CheckpointId, subtask: SubtaskId, attempt: Attempt, snapshot: Arc<SubtaskSnapshot> },
     /// A subtask's part of a checkpoint failed.
@@ -112,9 +145,20 @@ pub(crate) struct Terminate;
 #[derive(Debug)]
 pub(crate) enum JobCommand {
     Cancel,
-    Checkpoint { answer: oneshot::Sender<Result<CheckpointId, Error>> },
-    Schedule { run: bool, done: oneshot::Sender<()> },
-    Retained { answer: oneshot::Sender<Result<Vec<CompletedCheckpoint>, Error>> },
+    /// All input ends. Answered only if a failure was in the way: with that.
+    Drain {
+        broken_off: oneshot::Sender<Error>,
+    },
+    Checkpoint {
+        answer: oneshot::Sender<Result<CheckpointId, Error>>,
+    },
+    Schedule {
+        run: bool,
+        done: oneshot::Sender<()>,
+    },
+    Retained {
+        answer: oneshot::Sender<Result<Vec<CompletedCheckpoint>, Error>>,
+    },
 }
 
 /// Marks messages, none of which has a result of its own: answers come by other messages or channels.
@@ -132,6 +176,7 @@ messages!(
     SubtaskReport,
     RegionCommand,
     RegionReport,
+    JobFailure,
     CheckpointMessage,
     Terminate,
     JobCommand

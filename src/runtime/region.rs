@@ -1,37 +1,41 @@
-//! The supervisor of a region: starts its subtasks from a checkpoint, watches them, and after a failure stops all of them,
-//! asks the restart strategy, and starts all of them afresh.
+//! The supervisor of a failover region: starts its subtasks from a checkpoint, watches them, and after a failure stops all of them. When nothing
+//! of them is left it says so, and starts them afresh when it is told to.
 
 use super::engine::Placement;
 use super::messages::{
-    CheckpointMessage, ExitCause, RegionCommand, RegionReport, SubtaskCommand, SubtaskNews, SubtaskReport,
-    Terminate, messages,
+    CheckpointMessage, ExitCause, RegionCommand, RegionNews, RegionReport, SubtaskCommand, SubtaskNews,
+    SubtaskReport, Terminate, messages,
 };
-use super::restore::{Restored, restore};
-use super::seed::{ChainContext, SubtaskSeed};
+use super::restore::Restored;
 use super::status::JobShared;
-use super::subtask::SubtaskActor;
-use super::tracing_scope::below;
-use super::wiring::wire;
+use super::watchdog::{Finding, Watchdog, warn_blocks};
 use crate::checkpoint::{CheckpointingMode, FailureReason};
-use crate::dataflow::Plan;
+use crate::dataflow::{Layout, Plan};
 use crate::error::{Error, ErrorKind};
-use crate::operator::{RecoveryContext, SubtaskContext};
-use crate::pool::{Pool, Scope, panic_message};
-use crate::restart::{Failure, FailureOutcome, RestartDecision, RestartPolicy};
+use crate::metrics::{Activity, Pulse};
+use crate::pool::{Pool, Scope};
+use crate::restart::{FailureId, FailureOutcome};
 use crate::storage::OwnedJob;
-use crate::types::{Attempt, Clock, Generation, JobName, MaxParallelism, OperatorId, Random, SubtaskId};
+use crate::types::{
+    Attempt, CheckpointId, Clock, Generation, JobName, MaxParallelism, OperatorId, RegionId, SubtaskId,
+};
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Recipient, SpawnHandle, WrapFuture};
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tracing::{Instrument, Span, field};
+use tracing::Span;
 
 /// What a region is made of.
 pub(crate) struct RegionSettings {
+    pub(crate) region: RegionId,
+    /// Uids of its operators.
+    pub(crate) operators: Arc<[OperatorId]>,
     pub(crate) job: JobName,
+    /// Of this region alone.
     pub(crate) plan: Plan,
+    /// Of all regions.
+    pub(crate) job_layout: Arc<Layout>,
     pub(crate) storage: Option<OwnedJob>,
     pub(crate) generation: Generation,
     pub(crate) max_parallelism: MaxParallelism,
@@ -40,13 +44,13 @@ pub(crate) struct RegionSettings {
     pub(crate) increments: Option<u32>,
     /// How many batches a channel holds.
     pub(crate) channel_depth: usize,
-    pub(crate) restarts: Box<dyn RestartPolicy>,
     /// How long subtasks may take to stop before the job fails as stuck.
     pub(crate) stop_timeout: Duration,
+    /// After how long a subtask that is stuck is told of; zero for never.
+    pub(crate) stuck_warning: Duration,
     pub(crate) placement: Placement,
     pub(crate) pool: Pool,
     pub(crate) clock: Clock,
-    pub(crate) random: Random,
     /// Above all spans of the job.
     pub(crate) span: Span,
     pub(crate) shared: Arc<JobShared>,
@@ -57,13 +61,18 @@ pub(crate) struct RegionSupervisor {
     settings: RegionSettings,
     job: Recipient<RegionReport>,
     coordinator: Recipient<CheckpointMessage>,
+    /// The one that runs or ran last.
     attempt: Attempt,
+    has_begun: bool,
     scope: Scope,
     /// The subtasks of the attempt that have not ended.
     live: BTreeMap<SubtaskId, Recipient<SubtaskCommand>>,
     /// Those that have not yet said that they run.
     starting: usize,
-    from: Option<crate::types::CheckpointId>,
+    watchdog: Watchdog,
+    /// Whether its sources are to end.
+    draining: bool,
+    from: Option<CheckpointId>,
     phase: Phase,
     concluded: bool,
 }
@@ -77,8 +86,6 @@ enum Phase {
     Running,
     /// Subtasks are being stopped.
     Stopping(Stopping),
-    /// Nothing runs; the next attempt begins when the timer fires.
-    Waiting(SpawnHandle),
 }
 
 struct Stopping {
@@ -92,7 +99,9 @@ struct Stopping {
 }
 
 enum Why {
-    Failure(Error),
+    Failure(Error, FailureId),
+    /// All regions are to be restarted because of this failure.
+    Halt(FailureId),
     Cancel,
 }
 
@@ -115,107 +124,66 @@ impl RegionSupervisor {
     ) -> Self {
         let scope = Scope::new(settings.pool.clone());
         Self {
+            watchdog: Watchdog::new(settings.stuck_warning),
             settings,
             job,
             coordinator,
             attempt: Attempt(0),
+            has_begun: false,
             scope,
             live: BTreeMap::new(),
             starting: 0,
+            draining: false,
             from: None,
             phase: Phase::Idle,
             concluded: false,
         }
     }
 
-    fn prepare(&mut self, ctx: &mut Context<Self>) {
+    fn start(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.has_begun, true) {
+            self.attempt = self.attempt.next();
+        }
+        self.draining = false;
         self.phase = Phase::Preparing;
         self.scope = Scope::new(self.settings.pool.clone());
-        let attempt = self.attempt;
-        let layout = Arc::clone(&self.settings.plan.layout);
-        let storage = self.settings.storage.clone();
-        let (max_parallelism, increments) = (self.settings.max_parallelism, self.settings.increments);
-        let recovery = RecoveryContext {
-            operator: OperatorId::from(""),
-            restored: None,
-            generation: self.settings.generation,
-            attempt,
-            now: self.settings.clock.wall(),
-            checkpointing: storage.is_some(),
-        };
-        let parent = &self.settings.span;
-        let span = below(
-            parent,
-            || tracing::info_span!(parent: parent, "restore", attempt = attempt.0, checkpoint = field::Empty),
-        );
-        let task = self.scope.spawn(
-            async move { restore(&layout, storage.as_ref(), max_parallelism, increments, &recovery).await }
-                .instrument(span),
-        );
-        let to = ctx.address();
-        ctx.spawn(
-            async move { to.do_send(Prepared(attempt, task.await.and_then(|result| result))) }
-                .into_actor(self),
-        );
+        let (attempt, to) = (self.attempt, ctx.address());
+        let restored = self.settings.restore(attempt, &self.scope);
+        let restored = async move { to.do_send(Prepared(attempt, restored.await.and_then(|result| result))) };
+        ctx.spawn(restored.into_actor(self));
     }
 
-    fn start_subtasks(&mut self, mut restored: Restored, ctx: &mut Context<Self>) {
+    fn start_subtasks(&mut self, restored: Restored, ctx: &mut Context<Self>) {
         self.phase = Phase::Running;
         self.from = restored.from;
-        let layout = Arc::clone(&self.settings.plan.layout);
-        let mut ends = wire(&layout, self.settings.channel_depth);
-        let mut seeds = Vec::new();
-        for (chain, id) in layout.subtasks() {
-            let Some(factory) = self.settings.plan.factories.get(chain.id.0 as usize) else { continue };
-            let name = OperatorId::from(chain.name.as_str());
-            let context = ChainContext {
-                subtask: SubtaskContext {
-                    job: self.settings.job.clone(),
-                    operator: name.clone(),
-                    subtask: id.index,
-                    parallelism: chain.parallelism,
-                    generation: self.settings.generation,
-                    attempt: self.attempt,
-                    clock: self.settings.clock,
-                },
-                max_parallelism: self.settings.max_parallelism,
-                name,
-            };
-            let seed = SubtaskSeed {
-                id,
-                attempt: self.attempt,
-                clock: self.settings.clock,
-                ends: ends.remove(&id).unwrap_or_default(),
-                factory: factory.boxed(),
-                restored: restored.subtasks.remove(&id).unwrap_or_default(),
-                from: self.from,
-                has_source: chain.has_source(),
-                mode: self.settings.mode,
-                context,
-                storage: self.settings.storage.clone(),
-                coordinator: self.coordinator.clone(),
-                scope: self.scope.clone(),
-                span: self.settings.span.clone(),
-                counters: self.settings.shared.meter().handles(id),
-            };
-            seeds.push(seed);
-        }
-        self.starting = seeds.len();
-        for seed in seeds {
-            let id = seed.id;
-            // Neighbours in a chain of exchanges land on different threads.
-            let place = id.index.0 as usize + id.chain.0 as usize;
-            let supervisor = ctx.address().recipient();
-            let addr = match &self.settings.placement {
-                Placement::Arbiters(arbiters) => match arbiters.get(place % arbiters.len().max(1)) {
-                    Some(arbiter) => {
-                        SubtaskActor::start_in_arbiter(arbiter, move |_| SubtaskActor::new(seed, supervisor))
+        let supervisor = ctx.address().recipient();
+        self.live = self.settings.launch(self.attempt, restored, &self.scope, &self.coordinator, &supervisor);
+        self.starting = self.live.len();
+        self.watchdog.reset();
+    }
+
+    /// Looks for subtasks that are stuck.
+    fn watch(&mut self) {
+        let now = self.settings.clock.elapsed();
+        let meter = self.settings.shared.meter();
+        let subtasks = self.live.keys().map(|subtask| {
+            let handles = meter.handles(*subtask);
+            (*subtask, handles.subtask.time.pulse(now), handles.progress())
+        });
+        let findings = self.watchdog.look(now, subtasks);
+        let limit = self.watchdog.limit();
+        for finding in findings {
+            match finding {
+                Finding::Blocks(subtask, lasts) => {
+                    let chain = self.chain_of(subtask);
+                    self.settings.span.in_scope(|| warn_blocks(chain, subtask.index, lasts));
+                }
+                Finding::IsStill(subtask, still) => {
+                    if let Some(to) = self.live.get(&subtask) {
+                        to.do_send(SubtaskCommand::WhoWaits { limit, still });
                     }
-                    None => SubtaskActor::new(seed, supervisor).start(),
-                },
-                Placement::Local => SubtaskActor::new(seed, supervisor).start(),
-            };
-            self.live.insert(id, addr.recipient());
+                }
+            }
         }
     }
 
@@ -223,12 +191,19 @@ impl RegionSupervisor {
         self.starting = self.starting.saturating_sub(1);
         if self.starting == 0 && matches!(self.phase, Phase::Running) {
             let subtasks = self.live.iter().map(|(id, to)| (*id, to.clone())).collect();
-            self.coordinator.do_send(CheckpointMessage::Begin {
-                attempt: self.attempt,
-                from: self.from,
-                subtasks,
-            });
-            self.job.do_send(RegionReport::Running { attempt: self.attempt, from: self.from });
+            let (region, attempt, from) = (self.settings.region, self.attempt, self.from);
+            self.coordinator.do_send(CheckpointMessage::Begin { region, attempt, from, subtasks });
+            self.report(RegionNews::Running { attempt, from });
+            self.end_input();
+        }
+    }
+
+    /// Tells sources that their input ends, if it is to. Whoever is not built yet is told when all are.
+    fn end_input(&self) {
+        if self.draining && self.starting == 0 && matches!(self.phase, Phase::Running) {
+            for subtask in self.live.values() {
+                subtask.do_send(SubtaskCommand::EndInput);
+            }
         }
     }
 
@@ -236,63 +211,69 @@ impl RegionSupervisor {
         self.live.remove(&subtask);
         match (cause, &self.phase) {
             (ExitCause::Failed(error), Phase::Running | Phase::Stopping(_)) => {
-                self.stop(Why::Failure(error), ctx);
+                self.fail(error, ctx);
                 self.go_on_stopping(ctx);
             }
             (ExitCause::Finished, Phase::Running) if self.live.is_empty() => {
-                self.phase = Phase::Idle;
-                self.conclude(RegionReport::Finished);
+                self.conclude(RegionNews::Finished(None));
             }
             (ExitCause::Stopped, Phase::Running) => {
                 let error = Error::new(ErrorKind::Internal, "a subtask stopped without being told to");
                 let error = error.operator(&self.chain_of(subtask).into()).subtask(subtask.index);
-                self.stop(Why::Failure(error), ctx);
+                self.fail(error, ctx);
             }
             _ => self.go_on_stopping(ctx),
         }
     }
 
-    /// Stops what runs. Only the first reason counts: what fails while stopping is a consequence.
-    fn stop(&mut self, why: Why, ctx: &mut Context<Self>) {
-        match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Stopping(mut stopping) => {
-                match why {
-                    Why::Cancel => {
-                        if matches!(stopping.why, Why::Failure(_)) {
-                            self.settings.shared.failures().decided(FailureOutcome::Cancelled);
-                        }
-                        stopping.why = Why::Cancel;
-                    }
-                    Why::Failure(error) => {
-                        if matches!(stopping.why, Why::Failure(_)) {
-                            self.settings.shared.failures().consequence();
-                        }
-                        let (parent, job) = (&self.settings.span, &self.settings.job);
-                        tracing::debug!(parent: parent, %job, %error, "failed while stopping");
-                    }
+    /// An attempt fails. Only its first failure counts: what fails while stopping is a consequence.
+    fn fail(&mut self, error: Error, ctx: &mut Context<Self>) {
+        let (parent, job, shared) = (&self.settings.span, &self.settings.job, &self.settings.shared);
+        if let Phase::Stopping(stopping) = &self.phase {
+            if let Why::Failure(_, failure) | Why::Halt(failure) = stopping.why {
+                shared.failures().consequence(failure);
+            }
+            tracing::debug!(parent: parent, %job, %error, "failed while stopping");
+            return;
+        }
+        tracing::error!(parent: parent, %job, attempt = self.attempt.0, %error, "an attempt failed");
+        let (now, named) = (self.settings.clock.wall(), error.clone().job(job));
+        let failure = shared.failures().failed(&self.settings.operators, self.attempt, now, named);
+        self.report(RegionNews::Failing);
+        self.stop(Why::Failure(error, failure), ctx);
+    }
+
+    /// It is to be started again with all others.
+    fn halt(&mut self, failure: FailureId, ctx: &mut Context<Self>) {
+        match &self.phase {
+            // What it fails of is part of the same failure, and what it is halted for is decided for all.
+            Phase::Stopping(_) | Phase::Idle => {}
+            Phase::Preparing | Phase::Running => self.stop(Why::Halt(failure), ctx),
+        }
+    }
+
+    fn cancel(&mut self, ctx: &mut Context<Self>) {
+        match &mut self.phase {
+            Phase::Stopping(stopping) => {
+                if let Why::Failure(_, failure) = stopping.why {
+                    self.settings.shared.failures().decided(failure, FailureOutcome::Cancelled);
                 }
-                self.phase = Phase::Stopping(stopping);
-                return;
+                stopping.why = Why::Cancel;
             }
-            Phase::Waiting(timer) => {
-                self.settings.shared.failures().decided(FailureOutcome::Cancelled);
-                ctx.cancel_future(timer);
-            }
-            Phase::Idle | Phase::Preparing | Phase::Running => {}
+            Phase::Idle => self.conclude(RegionNews::Cancelled),
+            Phase::Preparing | Phase::Running => self.stop(Why::Cancel, ctx),
         }
-        if let Why::Failure(error) = &why {
-            let (parent, job) = (&self.settings.span, &self.settings.job);
-            tracing::error!(parent: parent, %job, attempt = self.attempt.0, %error, "an attempt failed");
-            let (now, error) = (self.settings.clock.wall(), error.clone().job(job));
-            self.settings.shared.failures().failed(self.attempt, now, error);
-        }
+    }
+
+    /// Stops what runs.
+    fn stop(&mut self, why: Why, ctx: &mut Context<Self>) {
         let reason = match &why {
-            Why::Failure(_) => FailureReason::RegionFailover,
+            Why::Failure(..) | Why::Halt(_) => FailureReason::RegionFailover,
             Why::Cancel => FailureReason::JobCancelled,
         };
         let (done, suspended) = oneshot::channel();
-        self.coordinator.do_send(CheckpointMessage::Suspend { reason, done });
-        let (attempt, to) = (self.attempt, ctx.address());
+        let (region, attempt, to) = (self.settings.region, self.attempt, ctx.address());
+        self.coordinator.do_send(CheckpointMessage::Suspend { region, attempt, reason, done });
         ctx.spawn(
             async move {
                 let _ = suspended.await;
@@ -329,59 +310,17 @@ impl RegionSupervisor {
         }
         ctx.cancel_future(stopping.deadline);
         match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Stopping(Stopping { why: Why::Failure(error), .. }) => self.after_failure(error, ctx),
-            _ => self.conclude(RegionReport::Cancelled),
-        }
-    }
-
-    fn after_failure(&mut self, error: Error, ctx: &mut Context<Self>) {
-        if !error.is_recoverable() {
-            return self.conclude(RegionReport::Failed(error));
-        }
-        match self.decide(&error) {
-            Err(message) => {
-                self.conclude(RegionReport::Failed(Error::new(error.kind(), message).because(error)));
+            Phase::Stopping(Stopping { why: Why::Failure(error, failure), .. }) => {
+                self.report(RegionNews::Down(Some((error, failure))));
             }
-            Ok(delay) => {
-                self.settings.shared.failures().decided(FailureOutcome::Restart { after: delay });
-                self.job.do_send(RegionReport::Restarting { error, after: delay });
-                self.phase = Phase::Waiting(ctx.run_later(delay, Self::restart));
-            }
-        }
-    }
-
-    /// How long to wait, or what to say where there is no restart.
-    fn decide(&mut self, error: &Error) -> Result<Duration, String> {
-        let RegionSettings { restarts, clock, random, .. } = &mut self.settings;
-        let failure = Failure::new(error, clock.now(), random.next_u64());
-        let failures = self.attempt.next();
-        caught(|| match restarts.on_failure(&failure) {
-            RestartDecision::After(delay) => Ok(delay),
-            RestartDecision::Never => {
-                let strategy = restarts.describe();
-                Err(format!("after failure {failures} restart strategy {strategy} allows no restart"))
-            }
-        })?
-    }
-
-    fn restart(&mut self, ctx: &mut Context<Self>) {
-        self.attempt = self.attempt.next();
-        self.settings.shared.meter().restarted();
-        let RegionSettings { restarts, clock, .. } = &mut self.settings;
-        match caught(|| restarts.on_restart(clock.now())) {
-            Ok(()) => self.prepare(ctx),
-            Err(message) => {
-                let error = Error::new(ErrorKind::Failed, message);
-                let cause = self.settings.shared.failures().last().cloned();
-                self.conclude(RegionReport::Failed(
-                    cause.map_or(error.clone(), |cause| error.because(cause)),
-                ));
-            }
+            Phase::Stopping(Stopping { why: Why::Halt(_), .. }) => self.report(RegionNews::Down(None)),
+            _ => self.conclude(RegionNews::Cancelled),
         }
     }
 
     fn stuck(&mut self, _: &mut Context<Self>) {
-        let names: Vec<String> = self.live.keys().map(|subtask| self.name_of(*subtask)).collect();
+        let now = self.settings.clock.elapsed();
+        let names: Vec<String> = self.live.keys().map(|subtask| self.name_of(*subtask, now)).collect();
         let what = if names.is_empty() { "storage or a commit".to_owned() } else { names.join(", ") };
         let message = format!(
             "did not stop within {:?}: {what}. Something blocks there; it was not safe to go on. Nothing completed is lost: \
@@ -390,34 +329,46 @@ impl RegionSupervisor {
         );
         let error = Error::new(ErrorKind::Stuck, message);
         let error = match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Stopping(Stopping { why: Why::Failure(cause), .. }) => error.because(cause),
+            Phase::Stopping(Stopping { why: Why::Failure(cause, _), .. }) => error.because(cause),
             _ => error,
         };
-        self.conclude(RegionReport::Failed(error));
+        self.conclude(RegionNews::Failed(error));
     }
 
-    fn name_of(&self, subtask: SubtaskId) -> String {
-        format!("`{}` subtask {}", self.chain_of(subtask), subtask.index)
+    /// The name of a subtask, and if it is in its code, for how long.
+    fn name_of(&self, subtask: SubtaskId, now: Duration) -> String {
+        let name = format!("`{}` subtask {}", self.chain_of(subtask), subtask.index);
+        match self.settings.shared.meter().handles(subtask).subtask.time.pulse(now) {
+            Pulse { activity: Activity::Busy, lasts } => {
+                format!("{name}, which has been in its code for {:.1} s", lasts.as_secs_f64())
+            }
+            _ => name,
+        }
     }
 
     fn chain_of(&self, subtask: SubtaskId) -> &str {
         self.settings.plan.layout.name_of(subtask.chain)
     }
 
-    fn conclude(&mut self, report: RegionReport) {
-        self.concluded = true;
-        self.job.do_send(report);
+    fn report(&self, news: RegionNews) {
+        self.job.do_send(RegionReport { region: self.settings.region, news });
     }
-}
 
-/// Runs code of a restart policy, which may be the user's.
-fn caught<T>(code: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(code))
-        .map_err(|panic| format!("the restart policy panicked: {}", panic_message(&*panic)))
+    fn conclude(&mut self, news: RegionNews) {
+        self.phase = Phase::Idle;
+        self.concluded = true;
+        self.report(news);
+    }
 }
 
 impl Actor for RegionSupervisor {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if !self.settings.stuck_warning.is_zero() {
+            ctx.run_interval(self.watchdog.interval(), |region, _| region.watch());
+        }
+    }
 }
 
 impl Handler<RegionCommand> for RegionSupervisor {
@@ -428,12 +379,13 @@ impl Handler<RegionCommand> for RegionSupervisor {
             return;
         }
         match command {
-            RegionCommand::Start => self.prepare(ctx),
-            RegionCommand::Fail(error) => match self.phase {
-                Phase::Running | Phase::Preparing => self.stop(Why::Failure(error), ctx),
-                Phase::Stopping(_) | Phase::Idle | Phase::Waiting(_) => {}
-            },
-            RegionCommand::Cancel => self.stop(Why::Cancel, ctx),
+            RegionCommand::Start => self.start(ctx),
+            RegionCommand::Halt(failure) => self.halt(failure, ctx),
+            RegionCommand::Drain => {
+                self.draining = true;
+                self.end_input();
+            }
+            RegionCommand::Cancel => self.cancel(ctx),
         }
     }
 }
@@ -446,8 +398,9 @@ impl Handler<Prepared> for RegionSupervisor {
             return;
         }
         match result {
+            Ok(restored) if restored.finished => self.conclude(RegionNews::Finished(restored.from)),
             Ok(restored) => self.start_subtasks(restored, ctx),
-            Err(error) => self.stop(Why::Failure(error), ctx),
+            Err(error) => self.fail(error, ctx),
         }
     }
 }
@@ -508,7 +461,7 @@ impl Drop for RegionSupervisor {
         if !self.concluded {
             self.concluded = true;
             let error = Error::new(ErrorKind::Internal, "the region's supervisor vanished");
-            self.job.do_send(RegionReport::Failed(error));
+            self.report(RegionNews::Failed(error));
         }
     }
 }

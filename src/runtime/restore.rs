@@ -36,6 +36,9 @@ pub(crate) struct RestoredSubtask {
 #[derive(Debug, Default)]
 pub(crate) struct Restored {
     pub(crate) from: Option<CheckpointId>,
+    /// Whether there is nothing left to do: the checkpoint is a job's final one, everything here had finished in it, and what it held is
+    /// committed now.
+    pub(crate) finished: bool,
     pub(crate) subtasks: BTreeMap<SubtaskId, RestoredSubtask>,
 }
 
@@ -92,16 +95,17 @@ fn has_state(operator: &OperatorState) -> bool {
     })
 }
 
-/// Reads a checkpoint for the subtasks of an attempt, asks sources for their splits, and lets sinks recover. `increments`: how many
-/// checkpoints one may need, if the next ones are to be incremental.
+/// Reads a checkpoint for the subtasks of a region's attempt, asks sources for their splits, and lets sinks recover. `job`: the layout of
+/// the whole job. `increments`: how many checkpoints one may need, if the next ones are to be incremental.
 pub(crate) async fn restore(
     layout: &Layout,
+    job: &Layout,
     storage: Option<&OwnedJob>,
     max_parallelism: MaxParallelism,
     increments: Option<u32>,
     recovery: &RecoveryContext,
 ) -> Result<Restored, Error> {
-    match (try_restore(layout, storage, max_parallelism, increments, recovery).await, storage) {
+    match (try_restore(layout, job, storage, max_parallelism, increments, recovery).await, storage) {
         (Err(error), Some(storage)) => Err(storage.explain(error).await),
         (restored, _) => restored,
     }
@@ -109,6 +113,7 @@ pub(crate) async fn restore(
 
 async fn try_restore(
     layout: &Layout,
+    job: &Layout,
     storage: Option<&OwnedJob>,
     max_parallelism: MaxParallelism,
     increments: Option<u32>,
@@ -135,6 +140,10 @@ async fn try_restore(
     }
     // Before sources: a source that is told to begin must find what was written before in its place.
     recover(layout, reader.as_ref(), recovery).await?;
+    restored.finished = reader.as_ref().is_some_and(|reader| reader.is_the_end_of(job));
+    if restored.finished {
+        return Ok(restored);
+    }
     for chain in &layout.chains {
         let finished = reader.as_ref().is_some_and(|reader| reader.has_finished(chain));
         for operator in &chain.operators {
@@ -254,6 +263,13 @@ impl Reader<'_> {
                 self.state_of(&operator.id)
                     .is_some_and(|state| state.subtasks.iter().all(|subtask| subtask.finished))
             })
+    }
+
+    /// Whether it is the final checkpoint of a job with these operators.
+    fn is_the_end_of(&self, layout: &Layout) -> bool {
+        let finished = |state: &OperatorState| state.subtasks.iter().all(|subtask| subtask.finished);
+        self.manifest.finished
+            && layout.operators().all(|(_, operator)| self.state_of(&operator.id).is_some_and(finished))
     }
 
     /// All elements of a list, of all subtasks in order.

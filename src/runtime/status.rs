@@ -24,16 +24,16 @@ const EVENTS: usize = 1024;
 ///
 /// | from | to | when |
 /// |---|---|---|
-/// | `Starting`, `Restarting` | `Running` | all subtasks of an attempt run |
-/// | `Starting`, `Running`, `Restarting` | `Restarting` | an attempt has failed, is gone, and the restart strategy forgives it |
+/// | `Starting`, `Restarting` | `Running` | all subtasks of all failover regions run |
+/// | `Starting`, `Running`, `Restarting` | `Restarting` | a region has failed, is gone, and the restart strategy forgives it; other regions run on |
 /// | `Starting`, `Running`, `Restarting` | `Stopping` | it is cancelled; nothing is restarted any more |
-/// | `Running`, `Stopping` | `Finished` | all input was read and all output is committed, perhaps just before a cancel came |
+/// | `Running`, `Restarting`, `Stopping` | `Finished` | all input was read and all output is committed, perhaps just before a cancel came, or by a restart |
 /// | `Starting` | `Finished` | it had finished before it was started |
 /// | `Stopping` | `Cancelled` | nothing of it runs any more |
 /// | `Starting` | `Cancelled` | it was cancelled before it was started |
 /// | any but the last three | `Failed` | it failed for good |
 ///
-/// `Finished`, `Cancelled` and `Failed` are final. While an attempt that failed is being stopped the status is still the one before. A
+/// `Finished`, `Cancelled` and `Failed` are final. While what has failed is being stopped the status is still the one before. A
 /// listener that is slow may miss what lies between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -42,7 +42,7 @@ pub enum JobStatus {
     Starting,
     /// All subtasks run.
     Running,
-    /// It failed; it will run again from its last completed checkpoint.
+    /// It failed, or a part of it did that shares no records with the rest; that will run again from the last completed checkpoint.
     Restarting,
     /// It was cancelled and its subtasks are stopping.
     Stopping,
@@ -69,7 +69,7 @@ impl JobStatus {
             Starting => false,
             Running => matches!(self, Starting | Restarting),
             Restarting | Stopping => matches!(self, Starting | Running | Restarting),
-            Finished => matches!(self, Starting | Running | Stopping),
+            Finished => matches!(self, Starting | Running | Restarting | Stopping),
             Cancelled => matches!(self, Starting | Stopping),
             Failed => !self.is_terminal(),
         }
@@ -117,11 +117,11 @@ impl Serialize for JobStatus {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum JobEvent {
-    /// All subtasks of an attempt run.
+    /// All subtasks run; after a restart, again.
     Running {
-        /// 0 at the start, one more after each restart.
+        /// 0 at the start, one more after each restart, whichever failover region it was of.
         attempt: Attempt,
-        /// The checkpoint it began from. `None` for an attempt above 0 means that state began empty again.
+        /// The checkpoint that what was started began from. `None` for an attempt above 0 means that its state began empty again.
         from: Option<CheckpointId>,
     },
     /// A checkpoint is complete.
@@ -308,7 +308,7 @@ mod tests {
         let table: [(JobStatus, &[JobStatus]); 7] = [
             (Starting, &[Running, Restarting, Stopping, Finished, Cancelled, Failed]),
             (Running, &[Restarting, Stopping, Finished, Failed]),
-            (Restarting, &[Running, Restarting, Stopping, Failed]),
+            (Restarting, &[Running, Restarting, Stopping, Finished, Failed]),
             (Stopping, &[Finished, Cancelled, Failed]),
             (Finished, &[]),
             (Cancelled, &[]),

@@ -10,7 +10,7 @@ use crate::channel::{Barrier, Flow, GateEvent, InFlight, InHand, InputGate, Wake
 use crate::checkpoint::Notifications;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Activity, Stopwatch, SubtaskCounters};
-use crate::operator::{BuildContext, Chain, Control, OperatorSnapshot, Read, SubtaskContext};
+use crate::operator::{BuildContext, Chain, Control, OperatorSnapshot, Read, SubtaskContext, WhoWaits};
 use crate::pool::Scope;
 use crate::storage::OwnedJob;
 use crate::types::{Attempt, CheckpointId, Clock, Monotonic, OperatorId, SubtaskId};
@@ -211,9 +211,29 @@ impl Subtask {
 
     /// Takes a command from the mailbox. Nothing of the user's runs here, unless a checkpoint has ended.
     pub(super) fn command(&mut self, command: SubtaskCommand) -> Result {
+        let activity = self.stopwatch.activity();
+        self.stopwatch.turn_to(Activity::Busy);
+        self.take_command(command)?;
+        self.stopwatch.turn_to(activity);
+        Ok(())
+    }
+
+    fn take_command(&mut self, command: SubtaskCommand) -> Result {
         match command {
             SubtaskCommand::Stop => self.stop = true,
+            SubtaskCommand::EndInput => {
+                if self.gate.is_none() && self.phase == Phase::Reading {
+                    self.phase = Phase::Finishing;
+                }
+            }
             SubtaskCommand::Trigger(barrier) => self.triggers.push_back(barrier),
+            SubtaskCommand::WhoWaits { limit, still } => {
+                let mut who = WhoWaits { limit, still, found: Vec::new() };
+                self.chain.control(&mut Control::WhoWaits(&mut who))?;
+                for (operator, what, lasts) in who.found {
+                    super::watchdog::warn_waits(&operator, self.id.index, what, lasts);
+                }
+            }
             SubtaskCommand::Announce(barrier) => {
                 if let Some(gate) = &self.gate {
                     gate.announce(barrier);
@@ -256,6 +276,7 @@ impl Subtask {
             Ok(Turn::Idle) if self.at_rest => Activity::Idle,
             Ok(Turn::Idle) => Activity::BackPressured,
             // What yields has more to do.
+            Ok(Turn::Busy) => Activity::Waiting,
             _ => Activity::Busy,
         });
         result
@@ -545,6 +566,7 @@ impl Subtask {
 
     /// Lets operators close, whatever state the chain is in.
     pub(super) fn close(&mut self) -> Result {
+        self.stopwatch.turn_to(Activity::Busy);
         self.chain.control(&mut Control::Close)
     }
 }

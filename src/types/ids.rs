@@ -66,8 +66,13 @@ number! {
     Generation(u64)
 }
 number! {
-    /// Which run of the *dataflow* inside one process this is: 0 first, one more after every restart.
+    /// Which run of its part of the *dataflow* inside one process this is: 0 first, one more after every restart. Each
+    /// [failover region](RegionId) counts its own.
     Attempt(u32)
+}
+number! {
+    /// A failover region: a part of a job that no records leave or enter, and that is restarted as a whole (Flink's pipelined region).
+    RegionId(u32)
 }
 number! {
     /// Position of a chain (operators fused into one subtask) in the plan.

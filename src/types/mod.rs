@@ -11,8 +11,8 @@ mod stable_hash;
 
 pub use clock::{Clock, Monotonic, Timestamp};
 pub use ids::{
-    Attempt, ChainId, CheckpointId, EdgeId, Generation, JobName, KeyGroup, OperatorId, Port, SubtaskId,
-    SubtaskIndex,
+    Attempt, ChainId, CheckpointId, EdgeId, Generation, JobName, KeyGroup, OperatorId, Port, RegionId,
+    SubtaskId, SubtaskIndex,
 };
 pub use key_group::{KeyGroupRange, MaxParallelism, MaxParallelismError, default_max_parallelism};
 pub use random::Random;
