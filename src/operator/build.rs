@@ -24,6 +24,8 @@ pub struct BuildContext {
     pub subtask: SubtaskContext,
     /// The job's key groups.
     pub max_parallelism: MaxParallelism,
+    /// How many bytes of a keyed state may wait for a snapshot.
+    pub snapshot_memory: u64,
     /// States to begin with, by operator.
     pub restored: BTreeMap<OperatorId, RestoredOperator>,
     /// Channels by outgoing edge.
@@ -48,7 +50,8 @@ impl BuildContext {
     /// The states of `operator`, with what was restored.
     pub fn states_of<K>(&mut self, operator: &OperatorId) -> StateStore<K> {
         let restored = self.restored.remove(operator).unwrap_or_default();
-        StateStore::new(operator.clone(), self.max_parallelism, restored)
+        let store = StateStore::new(operator.clone(), self.max_parallelism, restored);
+        store.with_snapshot_memory(self.snapshot_memory)
     }
 
     /// The counters of `operator`.

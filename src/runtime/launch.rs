@@ -66,8 +66,12 @@ impl RegionSettings {
                     attempt,
                     clock: self.clock,
                 };
-                let context =
-                    ChainContext { subtask, max_parallelism: self.max_parallelism, name: name.clone() };
+                let context = ChainContext {
+                    subtask,
+                    max_parallelism: self.max_parallelism,
+                    snapshot_memory: self.snapshot_memory,
+                    name: name.clone(),
+                };
                 let seed = SubtaskSeed {
                     id,
                     attempt,

@@ -181,6 +181,10 @@ impl ReadyJob {
                     max_parallelism,
                     mode: settings.checkpointing.as_ref().map(Checkpointing::get_mode).unwrap_or_default(),
                     increments: settings.checkpointing.as_ref().and_then(Checkpointing::increments),
+                    snapshot_memory: settings
+                        .checkpointing
+                        .as_ref()
+                        .map_or(u64::MAX, Checkpointing::get_snapshot_memory),
                     channel_depth: settings.channel_depth,
                     stop_timeout: settings.stop_timeout,
                     stuck_warning: settings.stuck_warning,

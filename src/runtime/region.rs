@@ -42,6 +42,8 @@ pub(crate) struct RegionSettings {
     pub(crate) mode: CheckpointingMode,
     /// How many checkpoints an incremental one may need; `None` if all are full.
     pub(crate) increments: Option<u32>,
+    /// How many bytes of a keyed state may wait for a snapshot.
+    pub(crate) snapshot_memory: u64,
     /// How many batches a channel holds.
     pub(crate) channel_depth: usize,
     /// How long subtasks may take to stop before the job fails as stuck.

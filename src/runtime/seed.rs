@@ -40,6 +40,8 @@ pub(super) struct ChainContext {
     /// The context of one of them; each sets its own index, each operator its own uid.
     pub(super) subtask: SubtaskContext,
     pub(super) max_parallelism: MaxParallelism,
+    /// How many bytes of a keyed state may wait for a snapshot.
+    pub(super) snapshot_memory: u64,
     /// For errors that no operator is known for.
     pub(super) name: OperatorId,
 }

@@ -162,6 +162,7 @@ impl Subtask {
         let mut build = BuildContext {
             subtask: SubtaskContext { subtask: id.index, ..context.subtask },
             max_parallelism: context.max_parallelism,
+            snapshot_memory: context.snapshot_memory,
             restored: restored.states,
             outputs,
             splits: restored.splits,

@@ -490,6 +490,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
             page.set_saved(place, true);
             if let (Some(newest), Some(entry)) = (self.pending.last_mut(), page.entries.get(place)) {
                 newest.encode_one(hash, entry, page.stamp(place));
+                newest.check_memory();
             }
         }
         if tracks {
@@ -519,6 +520,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
         let Some(page) = self.pages.get_mut(at).filter(|page| page.clean < epoch) else { return };
         for pending in self.pending.iter_mut().filter(|p| page.clean < p.epoch && p.epoch <= epoch) {
             pending.encode(page, hash);
+            pending.check_memory();
         }
         page.make_clean(epoch);
     }

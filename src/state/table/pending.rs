@@ -156,8 +156,7 @@ impl Pending {
     fn note(&mut self, encoded: Result<(), Error>, added: usize) {
         self.bytes += added;
         self.open += added;
-        let fits = if self.open > self.memory { Err(self.too_much()) } else { Ok(()) };
-        if let Err(error) = encoded.and(fits) {
+        if let Err(error) = encoded {
             self.groups.clear();
             self.removed.clear();
             self.open = 0;
@@ -186,6 +185,13 @@ impl Pending {
             self.to.give(given);
         }
         next.is_none() || self.failed.is_some()
+    }
+
+    /// After entries were encoded before their turn: ends it if too many of them wait.
+    pub(super) fn check_memory(&mut self) {
+        if self.open > self.memory {
+            self.note(Err(self.too_much()), 0);
+        }
     }
 
     #[cold]
