@@ -72,6 +72,8 @@ pub(crate) struct RegionSupervisor {
     /// Those that have not yet said that they run.
     starting: usize,
     watchdog: Watchdog,
+    /// From the first attempt on. Not before: an actor that is dropped unpolled is started outside of any runtime.
+    watching: Option<SpawnHandle>,
     /// Whether its sources are to end.
     draining: bool,
     from: Option<CheckpointId>,
@@ -135,6 +137,7 @@ impl RegionSupervisor {
             scope,
             live: BTreeMap::new(),
             starting: 0,
+            watching: None,
             draining: false,
             from: None,
             phase: Phase::Idle,
@@ -162,6 +165,10 @@ impl RegionSupervisor {
         self.live = self.settings.launch(self.attempt, restored, &self.scope, &self.coordinator, &supervisor);
         self.starting = self.live.len();
         self.watchdog.reset();
+        if !self.settings.stuck_warning.is_zero() && self.watching.is_none() {
+            let interval = self.watchdog.interval();
+            self.watching = Some(ctx.run_interval(interval, |region, _| region.watch()));
+        }
     }
 
     /// Looks for subtasks that are stuck.
@@ -365,12 +372,6 @@ impl RegionSupervisor {
 
 impl Actor for RegionSupervisor {
     type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        if !self.settings.stuck_warning.is_zero() {
-            ctx.run_interval(self.watchdog.interval(), |region, _| region.watch());
-        }
-    }
 }
 
 impl Handler<RegionCommand> for RegionSupervisor {
