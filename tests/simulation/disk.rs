@@ -2,6 +2,7 @@
 
 use super::world::{Place, Process, below};
 use async_trait::async_trait;
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -112,7 +113,10 @@ impl Disk for SimDisk {
             let result = self.drive.faulty.publish(path, content).await;
             let is_there = self.drive.memory.len(path).await?.is_some();
             if is_log && is_there && !was_there {
-                self.process.world().wrote_to_log(self.process.id);
+                let entries = self.drive.memory.list(path.parent().unwrap_or(path)).await?;
+                let entries = entries.iter().filter(|name| !name.starts_with('.'));
+                let is_last = path.file_name().and_then(OsStr::to_str) == entries.max().map(String::as_str);
+                self.process.world().wrote_to_log(self.process.id, is_last);
             }
             result
         };

@@ -256,7 +256,7 @@ impl Run {
             Ok(Err(error)) => {
                 let may_be = match error.kind() {
                     ErrorKind::Failed | ErrorKind::Storage => true,
-                    ErrorKind::Fenced => is_taken_over(),
+                    ErrorKind::Fenced | ErrorKind::Busy => is_taken_over(),
                     _ => false,
                 };
                 if !may_be {

@@ -189,15 +189,18 @@ impl World {
         }
     }
 
-    /// A process has written an entry of the job log. Its first one is its claim.
-    pub fn wrote_to_log(&self, process: u32) {
+    /// A process has written an entry of the job log: the last one, or one where others were removed. The first last one is its claim.
+    pub fn wrote_to_log(&self, process: u32, is_last: bool) {
         let owner = {
             let mut inner = self.inner();
             inner.log_entries += 1;
-            inner.owner = inner.owner.max(process);
+            if is_last {
+                inner.owner = inner.owner.max(process);
+            }
             inner.owner
         };
-        if process < owner {
+        // A claim that is not the last entry is void.
+        if process < owner || (process == owner && !is_last) {
             self.violated(format!("process {process} wrote to the job log, which process {owner} had claimed"));
         }
     }
