@@ -179,7 +179,8 @@ impl OpenTransaction<Written> for Batch {
         Ok(Box::pin(async move {
             let Self { name, buffer, sink } = self;
             let prepared = Stage::Prepared(sink.process.world().log_entries());
-            sink.call("prepare", &name, |transactions| put(&sink, &name, transactions, buffer, prepared)).await?;
+            sink.call("prepare", &name, |transactions| put(&sink, &name, transactions, buffer, prepared))
+                .await?;
             Ok(Some(name))
         }))
     }

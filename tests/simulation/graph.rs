@@ -3,10 +3,15 @@
 use super::broker::{ToBroker, Written};
 use super::world::{Process, below};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use strandline::prelude::*;
+use strandline::storage::SharedDisk;
 use strandline::{SubtaskContext, TwoPhase};
+
+/// Where the files are.
+pub const FILES: &str = "out";
 
 /// What is read, and by what it is keyed.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +29,10 @@ pub struct Shape {
     pub in_order: bool,
     /// Whether the second exchange is behind one without keys.
     pub rebalanced: bool,
+    /// Whether a second source reads the last half of the splits.
+    pub second_source: bool,
+    /// Whether what the first operator gives is in files, too.
+    pub files: bool,
 }
 
 /// A record that was read.
@@ -36,6 +45,7 @@ pub struct Read {
 /// In each split the numbers `0..len`, a few at a time.
 #[derive(Debug, Clone)]
 struct Bursts {
+    ids: Range<u64>,
     shape: Shape,
     process: Arc<Process>,
 }
@@ -63,11 +73,10 @@ impl Source for Bursts {
         self.process.wait().await;
         self.process.live().await;
         self.process.code("splits")?;
-        let splits =
-            restored.unwrap_or_else(|| (0..self.shape.splits).map(|id| Split { id, next: 0 }).collect());
+        let splits = restored.unwrap_or_else(|| self.ids.clone().map(|id| Split { id, next: 0 }).collect());
         let mut ids: Vec<u64> = splits.iter().map(|split| split.id).collect();
         ids.sort_unstable();
-        if !ids.iter().copied().eq(0..self.shape.splits) {
+        if !ids.iter().copied().eq(self.ids.clone()) {
             self.process.world().violated(format!("the splits {ids:?} are restored"));
         }
         Ok(splits)
@@ -109,10 +118,8 @@ impl SourceReader for Reader {
             return Ok(false);
         }
         let Shape { burst, pause, .. } = self.shape;
-        let (pause, at_hand) = self
-            .process
-            .world()
-            .chance(|random| (below(random, pause + 1), 1 + below(random, burst)));
+        let (pause, at_hand) =
+            self.process.world().chance(|random| (below(random, pause + 1), 1 + below(random, burst)));
         if pause == 0 {
             tokio::task::yield_now().await;
         } else {
@@ -132,6 +139,8 @@ impl SourceReader for Reader {
 struct First {
     count: ValueState<u64>,
     last: MapState<u64, u64>,
+    /// Is there after every other record.
+    odd: ValueState<u64>,
     shape: Shape,
     process: Arc<Process>,
 }
@@ -158,6 +167,13 @@ impl Handler<Read> for First {
         self.last.insert(ctx, read.split, read.number);
         let n = self.count.get(ctx).unwrap_or(0) + 1;
         self.count.set(ctx, n);
+        let odd = self.odd.take(ctx);
+        if odd.is_some() == (n % 2 == 1) || odd.is_some_and(|odd| odd + 1 != n) {
+            self.process.world().violated(format!("key {key} has {odd:?} at its record {n}"));
+        }
+        if n % 2 == 1 {
+            self.odd.set(ctx, n);
+        }
         ctx.emit((key, n, read.split * self.shape.len + read.number));
         Ok(())
     }
@@ -190,16 +206,37 @@ pub fn key_of(shape: &Shape, split: u64, number: u64) -> u64 {
     (split * 7 + number * 5 + number / 3) % shape.keys
 }
 
-pub fn describe(env: &Environment, shape: Shape, sink: ToBroker) {
+pub fn describe(env: &Environment, shape: Shape, sink: ToBroker, disk: SharedDisk) {
     let process = Arc::clone(&sink.process);
-    let source = Bursts { shape, process: Arc::clone(&process) };
-    let counted = env
-        .source("source", source)
-        .key_by(move |read| key_of(&shape, read.split, read.number))
-        .process("first", move |setup| {
-            let process = Arc::clone(&process);
-            Ok(First { count: setup.value_state("count")?, last: setup.map_state("last")?, shape, process })
+    let source = |ids: Range<u64>| Bursts { ids, shape, process: Arc::clone(&process) };
+    let half = if shape.second_source { shape.splits / 2 } else { shape.splits };
+    let read = env.source("source", source(0..half));
+    if shape.second_source {
+        let other = env.source("other", source(half..shape.splits));
+        count(read.union(other), shape, sink, disk);
+    } else {
+        count(read, shape, sink, disk);
+    }
+}
+
+fn count(read: Stream<Read, impl Pipe<Out = Read>>, shape: Shape, sink: ToBroker, disk: SharedDisk) {
+    let process = Arc::clone(&sink.process);
+    let counted =
+        read.key_by(move |read| key_of(&shape, read.split, read.number)).process("first", move |setup| {
+            let (count, last, odd) =
+                (setup.value_state("count")?, setup.map_state("last")?, setup.value_state("odd")?);
+            Ok(First { count, last, odd, shape, process: Arc::clone(&process) })
         });
+    if shape.files {
+        let (counted, copy) = counted.tee();
+        copy.map(|(key, n, id)| format!("{key} {n} {id}")).sink("files", FileSink::at(FILES).disk(disk));
+        count_again(counted, shape, sink);
+    } else {
+        count_again(counted, shape, sink);
+    }
+}
+
+fn count_again(counted: Stream<Counted, impl Pipe<Out = Counted>>, shape: Shape, sink: ToBroker) {
     if shape.rebalanced {
         end(counted.rebalance(), shape, sink);
     } else {

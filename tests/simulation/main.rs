@@ -34,7 +34,7 @@ fn output_is_that_of_a_run_without_failures_whatever_fails() {
     }
     let seeds = setting("STRANDLINE_SEEDS").unwrap_or(200);
     let began = std::time::Instant::now();
-    let (mut counted, mut checkpoints, mut processes, mut events) = (0, 0, 0, 0);
+    let (mut counted, mut checkpoints, mut processes, mut events, mut in_flight) = (0, 0, 0, 0, 0);
     let mut faults = BTreeMap::<&str, u64>::new();
     let mut wrong = Vec::new();
     for seed in first..first + seeds {
@@ -47,6 +47,7 @@ fn output_is_that_of_a_run_without_failures_whatever_fails() {
         checkpoints += u64::from(report.completions);
         processes += u64::from(report.processes);
         events += report.events;
+        in_flight += report.in_flight;
         for (kind, times) in report.faults {
             *faults.entry(kind).or_default() += u64::from(times);
         }
@@ -54,7 +55,7 @@ fn output_is_that_of_a_run_without_failures_whatever_fails() {
     let took = began.elapsed();
     println!(
         "{seeds} runs from seed {first} in {took:.1?} ({:.0}/s); {counted} with at least 3 checkpoints and a fault; {checkpoints} \
-         checkpoints, {processes} processes, {events} events, faults {faults:?}",
+         checkpoints, {processes} processes, {in_flight} records in flight found by them, {events} events, faults {faults:?}",
         seeds as f64 / took.as_secs_f64()
     );
     assert!(wrong.is_empty(), "{} of {seeds} seeds: {wrong:?}", wrong.len());

@@ -39,14 +39,13 @@ impl Plan {
     pub fn draw(random: &mut Random) -> Self {
         let changes = once_in(random, 2);
         let first = 1 + below(random, 3) as u32;
-        let parallelism =
-            (0..4).map(|_| if changes { 1 + below(random, 4) as u32 } else { first }).collect();
+        let parallelism = (0..4).map(|_| if changes { 1 + below(random, 4) as u32 } else { first }).collect();
         let checkpointing = checkpointing(random);
         let splits = 1 + below(random, 4);
         let overtakes = checkpointing.is_unaligned();
         let shape = Shape {
             splits,
-            len: 1 + below(random, 240) / splits,
+            len: 1 + below(random, 360) / splits,
             keys: pick(random, &[1, 3, 10, 40]),
             second_keys: pick(random, &[1, 2, 7]),
             burst: pick(random, &[1, 3, 10, 40]),
@@ -54,12 +53,14 @@ impl Plan {
             // What was in flight and what a split gives at another parallelism come by different channels.
             in_order: checkpointing.get_mode() == CheckpointingMode::ExactlyOnce && !(changes && overtakes),
             rebalanced: once_in(random, 4),
+            second_source: splits > 1 && once_in(random, 3),
+            files: once_in(random, 3),
         };
         let trouble = Trouble {
             faults: 1 + below(random, 6) as u32,
-            code: pick(random, &[0, 100, 1_000]),
-            broker: pick(random, &[0, 10, 100]),
-            disk: pick(random, &[0, 20, 200]),
+            code: pick(random, &[0, 300, 2_000]),
+            broker: pick(random, &[0, 20, 100]),
+            disk: pick(random, &[20, 200, 1_000]),
             delay: pick(random, &[0, 1, 5, 20]),
             stall: pick(random, &[0, 0, 300]),
         };
@@ -80,7 +81,7 @@ impl Plan {
 }
 
 fn checkpointing(random: &mut Random) -> Checkpointing {
-    let mut settings = Checkpointing::every(millis(random, 10, 60))
+    let mut settings = Checkpointing::every(millis(random, 10, 40))
         .timeout(pick(random, &[2_000, 600_000].map(Duration::from_millis)))
         .tolerable_failures(pick(random, &[0, 1, u32::MAX]))
         .retain(pick(random, &[1, 1, 2, 4]));

@@ -1,9 +1,9 @@
 //! One run: processes, one after the other, until the job is finished; and what must be so then.
 
 use super::broker::{Broker, ToBroker, Written};
-use super::common::{quiet_panics, tree, virtual_process};
+use super::common::{in_flight_in, quiet_panics, sorted, tree, virtual_process, visible_lines};
 use super::disk::{Drive, SimDisk};
-use super::graph::{describe, key_of};
+use super::graph::{FILES, describe, key_of};
 use super::plan::{Plan, restart};
 use super::world::{Process, World, below, once_in};
 use futures::executor::block_on;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use strandline::checkpoint::metadata::Manifest;
 use strandline::prelude::*;
-use strandline::storage::{Fault, OnDisk};
+use strandline::storage::{Fault, OnDisk, SharedDisk};
 use strandline::types::{Random, Timestamp};
 use strandline::{CheckpointingMode, JobHandle};
 use tokio::sync::broadcast::error::RecvError;
@@ -39,6 +39,8 @@ pub struct Report {
     pub lines: Vec<String>,
     pub time: Duration,
     pub processes: u32,
+    /// How many records were in flight in the checkpoints that processes found.
+    pub in_flight: u64,
     pub completions: u32,
     pub faults: BTreeMap<&'static str, u32>,
     pub violations: Vec<String>,
@@ -54,7 +56,10 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seed, plan, processes, completions, faults, violations, time, events, .. } = self;
-        writeln!(f, "seed {seed}: {processes} processes, {completions} checkpoints, {events} events in {time:?}")?;
+        writeln!(
+            f,
+            "seed {seed}: {processes} processes, {completions} checkpoints, {events} events in {time:?}"
+        )?;
         writeln!(f, "  {plan:?}\n  faults {faults:?}")?;
         violations.iter().try_for_each(|violation| writeln!(f, "  violated: {violation}"))
     }
@@ -76,6 +81,7 @@ struct Run {
     drive: Drive,
     broker: Arc<Broker>,
     processes: Cell<u32>,
+    in_flight: Cell<u64>,
     /// Those that others have taken over.
     taken_over: Cell<BTreeSet<u32>>,
 }
@@ -92,11 +98,12 @@ pub fn run(seed: u64, lines: bool) -> Report {
         drive: Drive::new(),
         broker: Arc::default(),
         processes: Cell::new(0),
+        in_flight: Cell::new(0),
         taken_over: Cell::default(),
         world,
     };
     run.to_the_end();
-    let Run { plan, world, processes, .. } = run;
+    let Run { plan, world, processes, in_flight, .. } = run;
     Report {
         seed,
         plan,
@@ -105,6 +112,7 @@ pub fn run(seed: u64, lines: bool) -> Report {
         lines: world.lines(),
         time: world.now(),
         processes: processes.get(),
+        in_flight: in_flight.get(),
         completions: world.completions(),
         faults: world.faults(),
         violations: world.violations(),
@@ -116,6 +124,7 @@ impl Run {
         for machine in 0..MACHINES {
             let end = virtual_process(async {
                 self.world.machine_begins();
+                self.in_flight.set(self.in_flight.get() + in_flight_in(&*self.drive.memory).await);
                 let end = self.machine(machine).await;
                 // While its clock can still be read.
                 self.world.machine_is_gone(Duration::from_millis(self.chance(10_000)));
@@ -188,9 +197,11 @@ impl Run {
     }
 
     fn environment(&self, process: &Arc<Process>, machine: u32, takes_over: bool) -> Environment {
-        let Plan { parallelism, checkpointing, memory_threshold, write_buffer, channel_depth, .. } = &self.plan;
+        let Plan { parallelism, checkpointing, memory_threshold, write_buffer, channel_depth, .. } =
+            &self.plan;
         let disk = SimDisk { drive: self.drive.clone(), process: Arc::clone(process) };
-        let storage = OnDisk::new(Arc::new(disk), "checkpoints");
+        let disk: SharedDisk = Arc::new(disk);
+        let storage = OnDisk::new(Arc::clone(&disk), "checkpoints");
         let mut builder = Environment::builder()
             .parallelism(parallelism[machine as usize % parallelism.len()])
             .max_parallelism(16)
@@ -206,7 +217,7 @@ impl Run {
         let env = builder.build().unwrap();
         let (broker, process) = (Arc::clone(&self.broker), Arc::clone(process));
         let (retries, buffer) = (self.plan.retries, self.plan.sink_buffer);
-        describe(&env, self.plan.shape, ToBroker { broker, process, retries, buffer });
+        describe(&env, self.plan.shape, ToBroker { broker, process, retries, buffer }, disk);
         env
     }
 
@@ -257,6 +268,8 @@ impl Run {
                 let may_be = match error.kind() {
                     ErrorKind::Failed | ErrorKind::Storage => true,
                     ErrorKind::Fenced | ErrorKind::Busy => is_taken_over(),
+                    // See docs/storage-faults.md: the next start goes on.
+                    ErrorKind::Configuration => error.to_string().contains("the storage repeated a request"),
                     _ => false,
                 };
                 if !may_be {
@@ -287,7 +300,7 @@ impl Run {
             if end != End::Finished {
                 self.world.violated(format!("the finished job, started again: {end:?}"));
             }
-            self.check_clean().await;
+            self.check_clean(!taken_over.is_empty()).await;
             self.world.machine_is_gone(Duration::ZERO);
         });
     }
@@ -305,13 +318,32 @@ impl Run {
             ids.dedup();
         }
         if !ids.iter().copied().eq(expected.iter().map(|(id, key)| (*id, *key))) {
-            let wrong: Vec<_> =
-                expected.keys().filter(|id| ids.iter().filter(|(found, _)| found == *id).count() != 1).collect();
+            let wrong: Vec<_> = expected
+                .keys()
+                .filter(|id| ids.iter().filter(|(found, _)| found == *id).count() != 1)
+                .collect();
             self.world.violated(format!(
                 "{} records are committed for {}; not once: {wrong:?}",
                 ids.len(),
                 expected.len()
             ));
+        }
+        if self.plan.shape.files {
+            let mut files = block_on(visible_lines(&*self.drive.memory, Path::new(FILES)));
+            let mut lines: Vec<_> =
+                written.iter().map(|(key, n, id, ..)| format!("{key} {n} {id}")).collect();
+            if !is_exact {
+                // How often a record came differs, and with it how many-th it was.
+                for line in files.iter_mut().chain(&mut lines) {
+                    *line = line.rsplit(' ').next().unwrap_or_default().to_owned();
+                }
+                let once =
+                    |lines: Vec<String>| lines.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+                (files, lines) = (once(files), once(lines));
+            }
+            if sorted(files) != sorted(lines) {
+                self.world.violated("files and the other system do not have the same");
+            }
         }
         if !is_exact {
             return;
@@ -337,7 +369,7 @@ impl Run {
     }
 
     /// Nothing lies on the disk but the log and what the last checkpoint needs.
-    async fn check_clean(&self) {
+    async fn check_clean(&self, has_heirs: bool) {
         let root = Path::new("checkpoints").join(JOB);
         let all = tree(&*self.drive.memory, &root).await;
         let names: BTreeSet<String> = all.keys().map(|path| path.to_string_lossy().into_owned()).collect();
@@ -360,8 +392,16 @@ impl Run {
         };
         let mut needed = newest.folders();
         needed.insert(folder);
-        let hidden: Vec<_> = names.iter().filter(|name| name.contains("/.tmp") || name.starts_with(".tmp")).collect();
-        if folders != needed || !hidden.is_empty() {
+        let files = tree(&*self.drive.memory, Path::new(FILES)).await;
+        let files = files.keys().map(|path| path.to_string_lossy().into_owned());
+        let hidden: Vec<_> = names
+            .iter()
+            .cloned()
+            .filter(|name| name.contains("/.tmp") || name.starts_with(".tmp"))
+            .chain(files.filter(|name| name.starts_with('.')))
+            .collect();
+        // One that was taken over goes on for a while with what nobody will ever commit.
+        if folders != needed || !(hidden.is_empty() || has_heirs) {
             self.world.violated(format!("on the disk {folders:?} and {hidden:?}, needed {needed:?}"));
         }
         for operator in &newest.operators {

@@ -201,7 +201,9 @@ impl World {
         };
         // A claim that is not the last entry is void.
         if process < owner || (process == owner && !is_last) {
-            self.violated(format!("process {process} wrote to the job log, which process {owner} had claimed"));
+            self.violated(format!(
+                "process {process} wrote to the job log, which process {owner} had claimed"
+            ));
         }
     }
 }
