@@ -141,7 +141,8 @@ pub trait TwoPhaseCommit<T>: Clone + Send + Sync + 'static {
         ready(Ok(()))
     }
 
-    /// When all is recovered: throw away what earlier runs left and no checkpoint names.
+    /// When all is recovered: throw away what earlier runs left and no checkpoint names, which is what carries a lower generation and attempt
+    /// than the context. Never throw away all that is there: a process that has taken this one over may have transactions open already.
     fn end_recovery(&self, context: &RecoveryContext) -> impl Future<Output = Result> + Send {
         let _ = context;
         ready(Ok(()))

@@ -17,9 +17,14 @@ pub struct Broker(Mutex<BTreeMap<String, Transaction>>);
 struct Transaction {
     /// Who began it.
     process: u32,
+    /// Generation and attempt of that.
+    run: Run,
     records: Vec<Written>,
     stage: Stage,
 }
+
+/// Generation and attempt.
+type Run = (u64, u64);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -80,6 +85,7 @@ impl ToBroker {
 
 pub struct Batch {
     name: String,
+    run: Run,
     buffer: Vec<Written>,
     sink: ToBroker,
 }
@@ -90,7 +96,8 @@ impl TwoPhaseCommit<Written> for ToBroker {
 
     fn begin(&self, context: &TransactionContext) -> Result<Batch> {
         self.process.code("begin")?;
-        Ok(Batch { name: context.name(), buffer: Vec::new(), sink: self.clone() })
+        let run = (context.subtask.generation.0, u64::from(context.subtask.attempt.0));
+        Ok(Batch { name: context.name(), run, buffer: Vec::new(), sink: self.clone() })
     }
 
     fn retries(&self) -> CommitRetries {
@@ -130,9 +137,11 @@ impl TwoPhaseCommit<Written> for ToBroker {
         self.call("begin_recovery", "", |_| {}).await
     }
 
-    async fn end_recovery(&self, _: &RecoveryContext) -> Result {
+    async fn end_recovery(&self, context: &RecoveryContext) -> Result {
+        let run = (context.generation.0, u64::from(context.attempt.0));
         let sweep = |transactions: &mut BTreeMap<String, Transaction>| {
-            for transaction in transactions.values_mut() {
+            // Of a process that has taken over there may be newer ones.
+            for transaction in transactions.values_mut().filter(|transaction| transaction.run < run) {
                 if matches!(transaction.stage, Stage::Open | Stage::Prepared(_)) {
                     transaction.stage = Stage::Aborted;
                 }
@@ -160,14 +169,15 @@ impl OpenTransaction<Written> for Batch {
     }
 
     async fn flush(&mut self) -> Result {
-        let Self { name, buffer, sink } = self;
+        let Self { name, run, buffer, sink } = self;
         let records = std::mem::take(buffer);
         if records.is_empty() {
             sink.process.wait().await;
             sink.process.live().await;
             return Ok(());
         }
-        sink.call("flush", name, |transactions| put(sink, name, transactions, records, Stage::Open)).await
+        sink.call("flush", name, |transactions| put(sink, (name, *run), transactions, records, Stage::Open))
+            .await
     }
 
     fn name(&self) -> Option<String> {
@@ -177,10 +187,12 @@ impl OpenTransaction<Written> for Batch {
     fn pre_commit(self) -> Result<BoxFuture<Result<Option<String>>>> {
         self.sink.process.code(format_args!("pre-commit {}", self.name))?;
         Ok(Box::pin(async move {
-            let Self { name, buffer, sink } = self;
+            let Self { name, run, buffer, sink } = self;
             let prepared = Stage::Prepared(sink.process.world().log_entries());
-            sink.call("prepare", &name, |transactions| put(&sink, &name, transactions, buffer, prepared))
-                .await?;
+            sink.call("prepare", &name, |transactions| {
+                put(&sink, (&name, run), transactions, buffer, prepared)
+            })
+            .await?;
             Ok(Some(name))
         }))
     }
@@ -189,7 +201,7 @@ impl OpenTransaction<Written> for Batch {
 /// Adds to a transaction.
 fn put(
     sink: &ToBroker,
-    name: &str,
+    (name, run): (&str, Run),
     transactions: &mut BTreeMap<String, Transaction>,
     records: Vec<Written>,
     stage: Stage,
@@ -197,6 +209,7 @@ fn put(
     let process = sink.process.id;
     let transaction = transactions.entry(name.to_owned()).or_insert_with(|| Transaction {
         process,
+        run,
         records: Vec::new(),
         stage: Stage::Open,
     });

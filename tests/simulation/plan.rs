@@ -38,18 +38,19 @@ fn millis(random: &mut Random, from: u64, to: u64) -> Duration {
 impl Plan {
     pub fn draw(random: &mut Random) -> Self {
         let changes = once_in(random, 2);
-        let first = 1 + below(random, 3) as u32;
+        let first = pick(random, &[1, 2, 2, 3]);
         let parallelism = (0..4).map(|_| if changes { 1 + below(random, 4) as u32 } else { first }).collect();
-        let checkpointing = checkpointing(random);
-        let splits = 1 + below(random, 4);
+        let pause = pick(random, &[1, 5, 20, 50]);
+        let checkpointing = checkpointing(random, pause);
+        let splits = 1 + below(random, 5);
         let overtakes = checkpointing.is_unaligned();
         let shape = Shape {
             splits,
-            len: 1 + below(random, 360) / splits,
+            len: 1 + below(random, 320) / splits,
             keys: pick(random, &[1, 3, 10, 40]),
             second_keys: pick(random, &[1, 2, 7]),
             burst: pick(random, &[1, 3, 10, 40]),
-            pause: pick(random, &[1, 5, 20]),
+            pause,
             // What was in flight and what a split gives at another parallelism come by different channels.
             in_order: checkpointing.get_mode() == CheckpointingMode::ExactlyOnce && !(changes && overtakes),
             rebalanced: once_in(random, 4),
@@ -57,7 +58,8 @@ impl Plan {
             files: once_in(random, 3),
         };
         let trouble = Trouble {
-            faults: 1 + below(random, 6) as u32,
+            faults: 1 + below(random, 10) as u32,
+            after: if once_in(random, 2) { 1 + below(random, 4) as u32 } else { 0 },
             code: pick(random, &[0, 300, 2_000]),
             broker: pick(random, &[0, 20, 100]),
             disk: pick(random, &[20, 200, 1_000]),
@@ -80,8 +82,9 @@ impl Plan {
     }
 }
 
-fn checkpointing(random: &mut Random) -> Checkpointing {
-    let mut settings = Checkpointing::every(millis(random, 10, 40))
+/// The longer a source waits, the longer a run takes.
+fn checkpointing(random: &mut Random, pause: u64) -> Checkpointing {
+    let mut settings = Checkpointing::every(millis(random, 10 + pause, 50 + 2 * pause))
         .timeout(pick(random, &[2_000, 600_000].map(Duration::from_millis)))
         .tolerable_failures(pick(random, &[0, 1, u32::MAX]))
         .retain(pick(random, &[1, 1, 2, 4]));

@@ -27,6 +27,8 @@ pub fn once_in(random: &mut Random, times: u64) -> bool {
 pub struct Trouble {
     /// How many faults may strike, deaths of processes included.
     pub faults: u32,
+    /// None strikes before so many checkpoints are complete.
+    pub after: u32,
     /// A call of user code fails once in so many times.
     pub code: u64,
     /// A call of the other system that takes transactions fails once in so many times.
@@ -225,11 +227,15 @@ impl Inner {
 
     /// Whether a fault strikes here, where one does once in so many times.
     fn strikes(&mut self, kind: &'static str, times: u64) -> bool {
-        let strikes = once_in(&mut self.random, times) && self.trouble.faults > 0;
+        let strikes = once_in(&mut self.random, times) && self.may_strike();
         if strikes {
             self.struck(kind);
         }
         strikes
+    }
+
+    fn may_strike(&self) -> bool {
+        self.trouble.faults > 0 && self.completions >= self.trouble.after
     }
 
     fn struck(&mut self, kind: &'static str) {
@@ -303,8 +309,8 @@ impl Process {
 
     /// One more step; whether it is the last one.
     fn steps(&self) -> bool {
-        let is_last = self.steps.fetch_add(1, Ordering::SeqCst) + 1 == self.dies_at;
-        is_last && self.world.inner().trouble.faults > 0
+        let steps = self.steps.fetch_add(1, Ordering::SeqCst) + 1;
+        steps >= self.dies_at && self.world.inner().may_strike()
     }
 
     /// User code is called, which does not wait.
