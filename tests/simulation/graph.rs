@@ -82,6 +82,15 @@ impl Source for Bursts {
         Ok(splits)
     }
 
+    /// At the same parallelism a split stays where it was, and so its records stay in order.
+    fn assign(&self, splits: Vec<Split>, parallelism: u32) -> Vec<Vec<Split>> {
+        let mut shares = vec![Vec::new(); parallelism as usize];
+        for split in splits {
+            shares[split.id as usize % parallelism as usize].push(split);
+        }
+        shares
+    }
+
     fn reader(&self, splits: Vec<Split>, _: &SubtaskContext) -> Result<Reader> {
         self.process.code("reader")?;
         let (shape, process) = (self.shape, Arc::clone(&self.process));
