@@ -396,8 +396,8 @@ impl Run {
         let files = files.keys().map(|path| path.to_string_lossy().into_owned());
         let hidden: Vec<_> = names
             .iter()
-            .cloned()
             .filter(|name| name.contains("/.tmp") || name.starts_with(".tmp"))
+            .cloned()
             .chain(files.filter(|name| name.starts_with('.')))
             .collect();
         // One that was taken over goes on for a while with what nobody will ever commit.
