@@ -1,7 +1,8 @@
 //! `word_count` is killed at random moments, again and again, and its output is exactly that of a run without failures.
 //!
 //! Only *when* it is killed depends on time; what must hold afterwards does not. `STRANDLINE_KILLS` sets how many kills there are at
-//! least (20), `STRANDLINE_SEED` repeats the inputs and choices of a run that failed.
+//! least (20), `STRANDLINE_SEED` repeats the inputs and choices of a run that failed. The long variant is
+//! `cargo test --release --test word_count_kill -- --ignored --nocapture`, after `cargo build --release --example word_count`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::disallowed_methods)] // this is the world outside of a job: real threads, real time
@@ -45,6 +46,58 @@ fn at_least_once_no_line_is_missing() {
     stories(&AT_LEAST_ONCE, 2);
 }
 
+/// In all modes by turns, so that most of what can meet a kill does.
+#[test]
+#[ignore = "takes some minutes"]
+fn they_are_so_after_a_thousand_kills() {
+    let wanted = setting("STRANDLINE_KILLS").unwrap_or(1_000);
+    let seed = seed();
+    println!("STRANDLINE_SEED={seed} STRANDLINE_KILLS={wanted}");
+    let (mut random, mut all) = (Random(seed), Lives::default());
+    let modes = [&ALIGNED, &UNALIGNED, &INCREMENTAL, &ALIGNED_FOR_A_WHILE, &AT_LEAST_ONCE];
+    for mode in modes.into_iter().cycle() {
+        let left = wanted.saturating_sub(all.killed());
+        if left == 0 {
+            break;
+        }
+        all.add(&story(&mut random, left.min(25), mode));
+    }
+    println!("all together: {all:?}");
+}
+
+/// What processes a story had.
+#[derive(Debug, Default)]
+struct Lives {
+    /// Of all that were started.
+    processes: u64,
+    /// Killed after a new checkpoint.
+    kills: u64,
+    /// Killed during the start, or soon after it.
+    early: u64,
+    /// Killed at full speed, up to the end.
+    late: u64,
+    /// How many records were in flight where they began.
+    in_flight: u64,
+    /// How many lines were compared.
+    lines: u64,
+}
+
+impl Lives {
+    fn killed(&self) -> u64 {
+        self.kills + self.early + self.late
+    }
+
+    fn add(&mut self, other: &Self) {
+        let Self { processes, kills, early, late, in_flight, lines } = other;
+        self.processes += processes;
+        self.kills += kills;
+        self.early += early;
+        self.late += late;
+        self.in_flight += in_flight;
+        self.lines += lines;
+    }
+}
+
 /// How checkpoints are taken.
 struct Mode {
     arguments: &'static [&'static str],
@@ -66,20 +119,23 @@ const AT_LEAST_ONCE: Mode =
 /// Stories with as many kills as are wanted, or a part of that. Gives how many records were in flight where runs began.
 fn stories(mode: &Mode, part: u64) -> u64 {
     let wanted = (setting("STRANDLINE_KILLS").unwrap_or(20) / part).max(1);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    let seed = setting("STRANDLINE_SEED").unwrap_or(now.as_micros() as u64);
+    let seed = seed();
     println!("STRANDLINE_SEED={seed} STRANDLINE_KILLS={wanted} {:?}", mode.arguments);
-    let mut random = Random(seed);
-    let (mut kills, mut in_flight) = (0, 0);
+    let (mut random, mut all) = (Random(seed), Lives::default());
     // One story is enough, unless the machine is so fast, or so many kills are wanted, that the input ends before.
-    while kills < wanted {
-        kills += story(&mut random, wanted - kills, mode, &mut in_flight);
+    while all.kills < wanted {
+        all.add(&story(&mut random, wanted - all.kills, mode));
     }
-    in_flight
+    all.in_flight
 }
 
-/// One job from its first start to its end, killed until there were `wanted` kills after a new checkpoint. Gives how many there were.
-fn story(random: &mut Random, wanted: u64, mode: &Mode, in_flight: &mut u64) -> u64 {
+fn seed() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    setting("STRANDLINE_SEED").unwrap_or(now.as_micros() as u64)
+}
+
+/// One job from its first start to its end, killed until there were `wanted` kills after a new checkpoint.
+fn story(random: &mut Random, wanted: u64, mode: &Mode) -> Lives {
     let folder = tempfile::tempdir().unwrap();
     let inputs = inputs(random, folder.path());
     let expected = plain_loop(&inputs);
@@ -102,23 +158,24 @@ fn story(random: &mut Random, wanted: u64, mode: &Mode, in_flight: &mut u64) -> 
         Run::start(&mut command)
     };
 
-    let (mut kills, mut early, mut late) = (0, 0, 0);
+    let mut lives = Lives { lines: expected.values().sum(), ..Lives::default() };
     let mut running = true;
-    while running && kills < wanted {
-        *in_flight += in_flight_in(&checkpoints);
+    while running && lives.kills < wanted {
+        lives.in_flight += in_flight_in(&checkpoints);
+        lives.processes += 1;
         let mut run = start(random, true);
         if random.below(5) == 0 {
             // During the start, or what follows it.
             random.pause(60);
             running = run.kill().killed();
-            early += u64::from(running);
+            lives.early += u64::from(running);
             continue;
         }
         if run.says("checkpoint ") {
             let at_once = random.below(3) == 0;
             random.pause(if at_once { 2 } else { 250 });
             running = run.kill().killed();
-            kills += u64::from(running);
+            lives.kills += u64::from(running);
         } else {
             run.wait().well();
             running = false;
@@ -129,18 +186,18 @@ fn story(random: &mut Random, wanted: u64, mode: &Mode, in_flight: &mut u64) -> 
         if !running {
             break;
         }
-        *in_flight += in_flight_in(&checkpoints);
+        lives.in_flight += in_flight_in(&checkpoints);
+        lives.processes += 1;
         let run = start(random, false);
         random.pause(1_200);
         running = run.kill().killed();
-        late += u64::from(running);
+        lives.late += u64::from(running);
     }
     if running {
+        lives.processes += 1;
         start(random, false).wait().well();
     }
-    println!(
-        "{kills} kills after a new checkpoint, {early} early ones, {late} on the last stretch; {in_flight} records in flight"
-    );
+    println!("{:?}: {lives:?}", mode.arguments);
 
     assert_written(&output, &expected, mode.exact);
     let before = (everything_in(&output), everything_in(&checkpoints));
@@ -150,7 +207,7 @@ fn story(random: &mut Random, wanted: u64, mode: &Mode, in_flight: &mut u64) -> 
         before == (everything_in(&output), everything_in(&checkpoints)),
         "a start after the end changed something"
     );
-    kills
+    lives
 }
 
 /// How many records were in flight in the checkpoint that the next run begins with.

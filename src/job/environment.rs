@@ -14,7 +14,7 @@ use crate::runtime::messages::JobCommand;
 use crate::runtime::opening::{JobSettings, OpenedJob, open};
 use crate::runtime::status::JobShared;
 use crate::storage::{JobStorage, Memory, Storage, check_job_name};
-use crate::types::{Clock, JobName, MaxParallelism, Random};
+use crate::types::{Clock, JobName, MaxParallelism, Random, Timestamp};
 use actix::Addr;
 use std::fmt;
 use std::sync::Arc;
@@ -45,6 +45,7 @@ pub struct EnvironmentBuilder {
     allow_non_restored_state: bool,
     cancel_on: Option<CancellationToken>,
     seed: Option<u64>,
+    wall_time: Option<Timestamp>,
 }
 
 impl EnvironmentBuilder {
@@ -171,6 +172,13 @@ impl EnvironmentBuilder {
     /// Seeds the job's randomness (delays of first checkpoints), for runs that repeat exactly. Default: from the operating system.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
+        self
+    }
+
+    /// What the job's wall clock shows at its start, for runs that repeat exactly: wall times are in checkpoints and in what sinks are told of
+    /// transactions. Default: the machine's.
+    pub fn wall_time(mut self, at_start: Timestamp) -> Self {
+        self.wall_time = Some(at_start);
         self
     }
 
@@ -317,13 +325,20 @@ impl Environment {
     }
 
     /// As [`start`](Self::start), on the calling thread alone: call it inside a `tokio::task::LocalSet`. With tokio's clock paused
-    /// the job runs on virtual time, and with a [`seed`](EnvironmentBuilder::seed) and in-memory storage always the same way. For tests.
+    /// the job runs on virtual time, and with a [`seed`](EnvironmentBuilder::seed), a [`wall_time`](EnvironmentBuilder::wall_time) and in-memory
+    /// storage always the same way. Its claim on the storage comes from the seed, too: two that run one job at a time need different ones. For
+    /// tests.
     ///
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn start_local(&self, name: &str) -> Result<JobHandle, Error> {
         let name = JobName::from(name);
-        let settings = self.settings(&name).map_err(|error| error.job(&name))?;
+        let mut settings = self.settings(&name).map_err(|error| error.job(&name))?;
+        if let Some(seed) = self.settings.seed {
+            // Another sequence than the job's.
+            let random = Random::from_seed(!seed);
+            settings.storage = settings.storage.map(|storage| storage.with_random(random));
+        }
         if self.is_cancelled() {
             return Ok(never_run(name, &settings));
         }
@@ -400,7 +415,7 @@ impl Environment {
             take_over: settings.take_over,
             allow_non_restored_state: settings.allow_non_restored_state,
             cancel_on: settings.cancel_on.clone(),
-            clock: Clock::start(),
+            clock: settings.wall_time.map_or_else(Clock::start, Clock::start_at),
             random: settings.seed.map_or_else(Random::from_os, Random::from_seed),
         })
     }

@@ -141,8 +141,9 @@ pub trait TwoPhaseCommit<T>: Clone + Send + Sync + 'static {
         ready(Ok(()))
     }
 
-    /// When all is recovered: throw away what earlier runs left and no checkpoint names. Only of the [operator](RecoveryContext::operator) that
-    /// is recovered: other sinks of the same job may be writing to the same system.
+    /// When all is recovered: throw away what earlier runs left and no checkpoint names: what carries a lower generation and attempt than
+    /// the context, and only of the [operator](RecoveryContext::operator) that is recovered. Never throw away all that is there: other sinks of
+    /// the job may be writing to the same system, and a process that has taken this one over may have transactions open already.
     fn end_recovery(&self, context: &RecoveryContext) -> impl Future<Output = Result> + Send {
         let _ = context;
         ready(Ok(()))

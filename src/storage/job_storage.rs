@@ -53,6 +53,13 @@ impl JobStorage {
         Ok(Self { folder, log, random: Mutex::new(Random::from_os()) })
     }
 
+    /// Takes what makes its claims unlike all others from here, for runs that repeat exactly. Two that open one job must not be given the
+    /// same numbers: each would take the other's claim for its own.
+    #[must_use]
+    pub fn with_random(self, random: Random) -> Self {
+        Self { random: Mutex::new(random), ..self }
+    }
+
     /// Takes the job for this process: reads the log, checks that the newest checkpoint can be restored, and only then changes
     /// anything: takes a lock, claims the job, and sweeps away what earlier processes left unfinished.
     ///

@@ -55,10 +55,14 @@ impl Clock {
     #[allow(clippy::disallowed_methods)] // the one place that reads the machine's clocks
     pub fn start() -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            origin: tokio::time::Instant::now(),
-            wall_origin: Timestamp(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)),
-        }
+        Self::start_at(Timestamp(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// A clock that begins now and takes this for the wall time of it, whatever the machine says.
+    #[must_use]
+    #[allow(clippy::disallowed_methods)] // see `start`
+    pub fn start_at(wall: Timestamp) -> Self {
+        Self { origin: tokio::time::Instant::now(), wall_origin: wall }
     }
 
     /// Time since this clock began, at full resolution.
