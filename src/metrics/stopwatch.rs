@@ -21,6 +21,8 @@ pub enum Activity {
     BackPressured = 3,
     /// It has work, and waits for its turn on its thread.
     Waiting = 4,
+    /// It waits for input while a sink of it prepares or commits.
+    Committing = 5,
 }
 
 /// What a subtask was last seen to do.
@@ -65,7 +67,7 @@ impl Time {
         let rest = nanos(now).saturating_sub(accounted);
         match activity {
             Activity::Busy | Activity::Waiting => busy += rest,
-            Activity::Idle => idle += rest,
+            Activity::Idle | Activity::Committing => idle += rest,
             Activity::BackPressured => back_pressured += rest,
             Activity::Absent => {}
         }
@@ -89,6 +91,7 @@ impl Time {
             2 => Activity::Idle,
             3 => Activity::BackPressured,
             4 => Activity::Waiting,
+            5 => Activity::Committing,
             _ => Activity::Absent,
         }
     }
@@ -130,7 +133,7 @@ impl Stopwatch {
         let time = &self.counters.time;
         let sum = match self.activity {
             Activity::Busy | Activity::Waiting => Some(&time.busy),
-            Activity::Idle => Some(&time.idle),
+            Activity::Idle | Activity::Committing => Some(&time.idle),
             Activity::BackPressured => Some(&time.back_pressured),
             Activity::Absent => None,
         };
@@ -173,7 +176,8 @@ mod tests {
         let counters: Arc<SubtaskCounters> = Arc::default();
         let pulse = || counters.time.pulse(clock.elapsed());
         let mut watch = Stopwatch::start(Arc::clone(&counters), clock);
-        for activity in [Activity::Idle, Activity::Busy, Activity::Waiting, Activity::BackPressured] {
+        let all = [Activity::Idle, Activity::Busy, Activity::Waiting, Activity::BackPressured];
+        for activity in all.into_iter().chain([Activity::Committing]) {
             tokio::time::advance(secs(3)).await;
             watch.turn_to(activity);
             tokio::time::advance(secs(2)).await;
@@ -181,7 +185,7 @@ mod tests {
         }
         assert_eq!(
             counters.time.read(clock.elapsed()),
-            spent(3 + 5 + 5, 5, 2),
+            spent(3 + 5 + 5, 5 + 2, 5),
             "who waits for its turn is busy"
         );
         drop(watch);

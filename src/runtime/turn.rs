@@ -111,6 +111,8 @@ pub(super) struct Subtask {
     at_rest: bool,
     /// Whether anything was taken since the buffers were last flushed.
     unflushed: bool,
+    /// Whether a sink was still preparing or committing when it was last looked after.
+    committing: bool,
     phase: Phase,
     triggers: VecDeque<Barrier>,
     capturing: Option<Capturing>,
@@ -190,6 +192,7 @@ impl Subtask {
             batch: None,
             at_rest: false,
             unflushed: true,
+            committing: false,
             phase: Phase::Reading,
             triggers: VecDeque::new(),
             capturing: None,
@@ -274,6 +277,7 @@ impl Subtask {
             gate.notify();
         }
         self.stopwatch.turn_to(match result {
+            Ok(Turn::Idle) if self.at_rest && self.committing => Activity::Committing,
             Ok(Turn::Idle) if self.at_rest => Activity::Idle,
             Ok(Turn::Idle) => Activity::BackPressured,
             // What yields has more to do.
@@ -306,7 +310,8 @@ impl Subtask {
                 continue;
             }
             // Not before everything emitted is in the channels: what stalls would be lost with the subtask.
-            if self.chain.tend(task)? && self.at_rest {
+            self.committing = !self.chain.tend(task)?;
+            if !self.committing && self.at_rest {
                 match self.phase {
                     Phase::Preparing => {
                         self.chain.control(&mut Control::Complete(CheckpointId(0)))?;

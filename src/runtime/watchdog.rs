@@ -75,15 +75,16 @@ impl Watchdog {
                     }
                     (lasts, Finding::Blocks(subtask, lasts))
                 }
-                Activity::Idle | Activity::BackPressured => {
+                Activity::BackPressured | Activity::Committing => {
                     if seen.inside || seen.progress != progress {
                         *seen = fresh;
                     }
                     let still = now.saturating_sub(seen.since);
                     (still, Finding::IsStill(subtask, still))
                 }
-                // It goes on as soon as its thread is free: whoever holds that is told of.
-                Activity::Waiting | Activity::Absent => {
+                // Asked, who has nothing to do would have to wake up. Who waits for its thread goes on as soon as that is free: whoever
+                // holds it is told of.
+                Activity::Idle | Activity::Waiting | Activity::Absent => {
                     *seen = fresh;
                     continue;
                 }
@@ -177,7 +178,7 @@ mod tests {
 
     #[test]
     fn who_is_still_is_asked_at_the_limit_and_whenever_that_has_doubled_though_it_wakes_up_now_and_then() {
-        for activity in [Activity::Idle, Activity::BackPressured] {
+        for activity in [Activity::Committing, Activity::BackPressured] {
             let findings = told(300, |now| (activity, now % 10, 7));
             assert_eq!(findings, [30, 60, 120, 240].map(is_still));
         }
@@ -186,12 +187,13 @@ mod tests {
     #[test]
     fn who_goes_on_however_slowly_is_not_asked() {
         assert_eq!(told(300, |now| (Activity::BackPressured, 5, now / 25)), []);
-        assert_eq!(told(300, |now| (Activity::Idle, 5, now / 25)), []);
-        assert_eq!(told(60, |now| (Activity::Idle, now, now / 40)), [is_still(30)]);
+        assert_eq!(told(300, |now| (Activity::Committing, 5, now / 25)), []);
+        assert_eq!(told(60, |now| (Activity::Committing, now, now / 40)), [is_still(30)]);
     }
 
     #[test]
-    fn who_waits_for_its_thread_or_does_not_run_is_healthy() {
+    fn who_has_nothing_to_do_waits_for_its_thread_or_does_not_run_is_healthy() {
+        assert_eq!(told(300, |now| (Activity::Idle, now, 7)), []);
         assert_eq!(told(300, |now| (Activity::Waiting, now, 7)), []);
         assert_eq!(told(300, |now| (Activity::Absent, now, 7)), []);
     }
