@@ -326,17 +326,17 @@ impl Environment {
 
     /// As [`start`](Self::start), on the calling thread alone: call it inside a `tokio::task::LocalSet`. With tokio's clock paused
     /// the job runs on virtual time, and with a [`seed`](EnvironmentBuilder::seed), a [`wall_time`](EnvironmentBuilder::wall_time) and in-memory
-    /// storage always the same way. Its claim on the storage comes from the seed, too: two that run one job at a time need different ones. For
-    /// tests.
+    /// storage always the same way. With all of these its claim on the storage comes from seed and time, too: two that run one job at the same time
+    /// must differ in either. For tests.
     ///
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn start_local(&self, name: &str) -> Result<JobHandle, Error> {
         let name = JobName::from(name);
         let mut settings = self.settings(&name).map_err(|error| error.job(&name))?;
-        if let Some(seed) = self.settings.seed {
-            // Another sequence than the job's.
-            let random = Random::from_seed(!seed);
+        if let (Some(seed), Some(Timestamp(at))) = (self.settings.seed, self.settings.wall_time) {
+            // Another sequence than the job's, and than that of a process that starts at another time.
+            let random = Random::from_seed(!seed ^ at.cast_unsigned().rotate_left(32));
             settings.storage = settings.storage.map(|storage| storage.with_random(random));
         }
         if self.is_cancelled() {

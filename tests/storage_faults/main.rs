@@ -312,7 +312,7 @@ fn what_happens_late_harms_nobody_who_has_taken_the_job_over() {
         let inner = healthy.image.copy();
         let [first, second] =
             overtake(&inner, Injection::of(Fault::Slow(delay)).on_everything().at(nth as u64), delay);
-        let error = first.expect_err("it was overtaken");
+        let error = first.expect_err(&format!("it was overtaken at {step} ({nth})"));
         if matches!(step, Step::StateWrite | Step::StateSync) {
             // It fails before it can find out.
             assert_timed_out(&error, &format!("{step} ({nth})"));
