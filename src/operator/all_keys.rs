@@ -14,8 +14,8 @@ macro_rules! all_keys {
                 /// the operator can be used, this one too, and records be emitted (Flink's `applyToKeyedState`). The keys are those at
                 /// the time of the call, in no particular order. It ends at the first error.
                 ///
-                /// The keys are copied first, and nothing else is done until it returns: with millions of them it takes seconds, in
-                /// which checkpoints wait. What `f` emits is held until then.
+                /// The keys are copied first, and nothing else is done until it returns: with millions of them that takes long, and
+                /// checkpoints wait. What `f` emits is held until then.
                 ///
                 /// ```
                 /// use strandline::prelude::*;

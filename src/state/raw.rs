@@ -51,7 +51,7 @@ impl<V> Clone for TableId<V> {
 impl<V> Copy for TableId<V> {}
 
 /// A table with keys of type `K`, which gives itself as what it is to whoever has its [`TableId`]: one comparison of numbers says at once that
-/// it is that very table, and so of which type it is. With `dyn Any`, a record's access to its state cost fifteen instructions more.
+/// it is that very table, and so of which type it is. `dyn Any` calls a function for that, at every access.
 ///
 /// Invariant: `id` is that of one `TableId<V>`, and `*table` is a `Table<K, V>`. Both are made together in [`new`](Self::new) with a number
 /// that is given out once, and never changed; nothing gives out the box, and an unsized value cannot be replaced through a reference.

@@ -1,7 +1,7 @@
 //! Values as bytes, in postcard's form (its wire format is fixed since 1.0), and what that form cannot hold.
 //!
-//! The crate's own serializer makes a number byte by byte, and is called for each. Here its seven-bit groups are spread over a word in three
-//! steps, whatever its length: no branch of which the processor would guess wrongly.
+//! The crate's own serializer makes a number byte by byte, and is called for each. Here the seven-bit groups of one of two to eight bytes are
+//! spread over a word in three steps: no loop, of whose length the processor would guess wrongly.
 
 use serde::{Serialize, ser};
 use std::fmt;
