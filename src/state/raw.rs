@@ -1,5 +1,13 @@
 //! The one place of this crate that is `unsafe`: where there is no safe name for an instruction, and where the safe way to a table's type
-//! asks a function for it at every access. What each brings is measured in docs/performance.md.
+//! asks a function for it at every access; and where entries of any type lie in memory that the system gives in large pieces. What each
+//! brings is measured in docs/performance.md.
+
+mod memory;
+mod row;
+mod slab;
+
+pub(super) use row::Row;
+pub(super) use slab::{BLOCK, ElementId, Slab, element_id};
 
 use super::store::AnyTable;
 use super::table::Table;
@@ -8,22 +16,27 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Brings the cache lines of both ends of `at` near, or the one it must lie in. Changes nothing else.
+/// Brings the cache line of an address near. Changes nothing else.
 #[inline]
 #[allow(unsafe_code)]
-pub(super) fn prefetch<T>(at: &T) {
+pub(super) fn prefetch_line<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the instruction reads nothing that the program sees and faults at no address; every x86-64 has it.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let first = std::ptr::from_ref(at).cast::<i8>();
-        _mm_prefetch::<_MM_HINT_T0>(first);
-        if size_of::<T>() > align_of::<T>() {
-            _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(size_of::<T>() - 1));
-        }
+        _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
+}
+
+/// Brings the cache lines of both ends of what is, or would be, at an address near, or the one it must lie in.
+#[inline]
+pub(super) fn prefetch_at<T>(at: *const T) {
+    prefetch_line(at);
+    if size_of::<T>() > align_of::<T>() {
+        prefetch_line(at.cast::<i8>().wrapping_add(size_of::<T>() - 1));
+    }
 }
 
 /// Names a table of values of type `V`. No two tables of a process have the same.

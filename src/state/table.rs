@@ -16,19 +16,22 @@
 
 mod hints;
 mod page;
+mod pages;
 mod pending;
 mod word;
 
 use super::handover::{Frozen, Room, handover};
-use super::raw::prefetch;
+use super::raw::ElementId;
 use super::{Key, StateValue};
 use crate::types::MaxParallelism;
 use hints::Hints;
 use page::{Entry, Page};
+use pages::Pages;
 pub(super) use pending::Since;
 use pending::{Pending, range};
 use std::fmt;
 use std::task::Context as TaskContext;
+use word::PLACES;
 
 /// Bytes of entries that are taken to be in the processor's own cache.
 const CACHED: usize = 512 << 10;
@@ -41,19 +44,19 @@ pub struct Table<K, V> {
     /// The page for each value of the hashes' high `depth` bits.
     directory: Vec<u32>,
     depth: u32,
-    pages: Vec<Page<K, V>>,
+    pages: Pages<K, V>,
     hints: Hints,
     /// The pages of the keys that were last said to be used later.
-    ahead: Vec<usize>,
+    ahead: Vec<u32>,
     len: usize,
     /// How many entries there will be for every 2^64 hashes; 0 if nobody knows.
     expected: u64,
-    /// Bytes of the pages.
-    bytes: usize,
     /// Counts freezes.
     epoch: u32,
     /// A page that is `clean` since this epoch is changed without further ado: the newest one, or none if changes are tracked.
     quiet: u32,
+    /// Whether anything may be changed without further ado: no snapshot is pending, and changes are not tracked.
+    at_rest: bool,
     /// The freeze since which changes are known; `None` if they are not tracked.
     tracked: Option<u32>,
     /// Removed keys that are noted.
@@ -64,17 +67,19 @@ pub struct Table<K, V> {
 
 impl<K: Key, V: StateValue> Default for Table<K, V> {
     fn default() -> Self {
+        let mut pages = Pages::default();
+        pages.add(Page::new(0, 0, 0));
         Self {
             directory: vec![0],
             depth: 0,
-            bytes: size_of::<Page<K, V>>(),
-            pages: vec![Page::new(0, 0)],
+            pages,
             hints: Hints::default(),
             ahead: Vec::new(),
             len: 0,
             expected: 0,
             epoch: 0,
             quiet: 0,
+            at_rest: true,
             tracked: None,
             removed: 0,
             pending: Vec::new(),
@@ -109,13 +114,13 @@ impl<K: Key, V: StateValue> Table<K, V> {
 
     /// All keys, in no particular order.
     pub fn keys(&self) -> impl Iterator<Item = &K> {
-        self.pages.iter().flat_map(|page| page.entries.iter().map(|entry| &entry.key))
+        self.pages.keys()
     }
 
     /// Bytes of memory that it holds, without what keys and values own beside themselves, and what is noted of changes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes + self.directory.len() * size_of::<u32>() + self.hints.bytes()
+        self.pages.bytes() + self.directory.len() * size_of::<u32>() + self.hints.bytes()
     }
 
     /// Bytes of memory that hold what is encoded for snapshots and not yet written.
@@ -123,53 +128,46 @@ impl<K: Key, V: StateValue> Table<K, V> {
         self.pending.iter().map(Pending::held).sum()
     }
 
-    /// Lets `change` make a page larger or smaller.
-    fn resize(&mut self, at: usize, change: impl FnOnce(&mut Page<K, V>)) {
-        if let Some(page) = self.pages.get_mut(at) {
-            let before = page.bytes();
-            change(page);
-            self.bytes = self.bytes + page.bytes() - before;
-        }
+    /// The entry that a hint leads to, if it has the key.
+    #[inline]
+    fn hinted(&self, key: &K, hash: u64) -> Option<ElementId> {
+        let id = self.hints.get(hash)?;
+        (self.pages.entry(id)?.key == *key).then_some(id)
     }
 
     /// The value of `key`.
     #[inline]
     #[must_use]
     pub fn get(&self, key: &K, hash: u64) -> Option<&V> {
-        if let Some((at, place)) = self.hints.get(hash)
-            && let Some(entry) = self.pages.get(at).and_then(|page| page.entries.get(place))
-            && entry.key == *key
-        {
-            return Some(&entry.value);
-        }
-        let page = self.pages.get(self.page_of(hash))?;
-        let place = match page.find_at_home(key, hash) {
-            Some(place) => place,
-            None => page.find(key, hash)?.place,
+        let id = match self.hinted(key, hash) {
+            Some(id) => id,
+            None => {
+                let at = self.page_of(hash);
+                match self.pages.find_at_home(at, key, hash) {
+                    Some((_, id)) => id,
+                    None => self.pages.find(at, key, hash)?.id,
+                }
+            }
         };
-        Some(&page.entries.get(place)?.value)
+        Some(&self.pages.entry(id)?.value)
     }
 
     /// The value of `key`, to be changed in place.
     #[inline]
     pub fn get_mut(&mut self, key: &K, hash: u64) -> Option<&mut V> {
         let at = self.page_of(hash);
-        let page = self.pages.get(at)?;
-        let place = match page.find_at_home(key, hash) {
-            Some(place) if page.clean == self.quiet => place,
-            home => {
-                let place = match home {
-                    Some(place) => place,
-                    None => page.find(key, hash)?.place,
-                };
-                if page.clean != self.quiet {
-                    self.before_change(at, hash, place);
-                }
-                place
+        let (place, id) = match self.pages.find_at_home(at, key, hash) {
+            Some(found) => found,
+            None => {
+                let found = self.pages.find(at, key, hash)?;
+                (found.place, found.id)
             }
         };
-        self.hints.set(hash, at, place);
-        Some(&mut self.pages.get_mut(at)?.entries.get_mut(place)?.value)
+        if !self.at_rest && self.pages.page(at)?.clean != self.quiet {
+            self.before_change(at, hash, place, id);
+        }
+        self.hints.found(hash, id);
+        Some(&mut self.pages.entry_mut(id)?.value)
     }
 
     /// Puts `value` in place of what was there; gives whether nothing was.
@@ -196,21 +194,19 @@ impl<K: Key, V: StateValue> Table<K, V> {
         new: impl FnOnce() -> V,
         f: impl FnOnce(&mut V) -> R,
     ) -> R {
-        if let Some((at, place)) = self.hints.get(hash)
-            && let Some(page) = self.pages.get_mut(at)
-            && page.clean == self.quiet
-            && let Some(entry) = page.entries.get_mut(place)
+        if self.at_rest
+            && let Some(id) = self.hints.get(hash)
+            && let Some(entry) = self.pages.entry_mut(id)
             && entry.key == *key
         {
             return f(&mut entry.value);
         }
         let at = self.page_of(hash);
-        if let Some(page) = self.pages.get_mut(at)
-            && page.clean == self.quiet
-            && let Some(place) = page.find_at_home(key, hash)
-            && let Some(entry) = page.entries.get_mut(place)
+        if let Some((_, id)) = self.pages.find_at_home(at, key, hash)
+            && (self.at_rest || self.pages.page(at).is_some_and(|page| page.clean == self.quiet))
+            && let Some(entry) = self.pages.entry_mut(id)
         {
-            self.hints.set(hash, at, place);
+            self.hints.found(hash, id);
             return f(&mut entry.value);
         }
         self.update_or_insert(key, hash, new, f)
@@ -236,26 +232,20 @@ impl<K: Key, V: StateValue> Table<K, V> {
     /// Removes the value of `key` and gives it.
     pub fn take(&mut self, key: &K, hash: u64) -> Option<V> {
         let at = self.page_of(hash);
-        let page = self.pages.get(at)?;
-        let found = page.find(key, hash)?;
-        if page.clean != self.quiet {
-            self.before_change(at, hash, found.place);
+        let found = self.pages.find(at, key, hash)?;
+        if self.pages.page(at)?.clean != self.quiet {
+            self.before_change(at, hash, found.place, found.id);
         }
-        let page = self.pages.get_mut(at)?;
-        let entry = page.remove(found);
+        let entry = self.pages.remove(at, found)?;
         self.len -= 1;
         if self.tracked.is_some_and(|since| since <= self.epoch) {
-            page.note_removed(self.epoch, key.clone());
+            self.pages.page_mut(at)?.note_removed(self.epoch, key.clone());
             self.removed += 1;
             if self.removed > REMOVED.max(self.len / 2) && self.pending.is_empty() {
                 self.forget_removed();
             }
         }
-        let page = self.pages.get_mut(at)?;
-        if page.entries.len() * 8 < page.entries.capacity() && page.entries.capacity() >= 64 {
-            self.complete(at, hash, self.epoch);
-            self.resize(at, Page::shrink);
-        }
+        self.merge_if_small(at);
         Some(entry.value)
     }
 
@@ -276,23 +266,20 @@ impl<K: Key, V: StateValue> Table<K, V> {
         if !self.wants_touch() {
             return;
         }
-        let mut ahead = std::mem::take(&mut self.ahead);
+        let mut hints = self.hints.writer();
         // A page may have been split in between: then the way is the long one, for those few.
-        for (hash, at) in soon.iter().zip(&ahead) {
-            if let Some((place, entry)) = self.pages.get(*at).and_then(|page| page.likely(*hash)) {
-                prefetch(entry);
-                self.hints.set(*hash, *at, place);
+        for (hash, at) in soon.iter().zip(&self.ahead) {
+            if let Some(id) = self.pages.prefetch_entry(*at as usize, *hash) {
+                hints.set(*hash, id);
             }
         }
-        ahead.clear();
-        ahead.extend(later.iter().map(|hash| {
-            let at = self.page_of(*hash);
-            if let Some(word) = self.pages.get(at).and_then(|page| page.word(*hash)) {
-                prefetch(word);
-            }
+        let (directory, depth, pages) = (&*self.directory, self.depth, &self.pages);
+        self.ahead.clear();
+        self.ahead.extend(later.iter().map(|hash| {
+            let at = page_number(directory, depth, *hash);
+            pages.prefetch_index(at as usize, *hash);
             at
         }));
-        self.ahead = ahead;
     }
 
     /// So many entries will come for every 2^64 hashes: pages are made as small, and with as much room, as they will be then, so that
@@ -301,18 +288,16 @@ impl<K: Key, V: StateValue> Table<K, V> {
         self.expected = entries_per_all_hashes;
     }
 
-    /// Makes an empty page what it will be, as far as that is known.
+    /// Splits an empty page for what will come, as far as that is known.
     fn prepare_for_expected(&mut self, hash: u64) {
-        let mut at = self.page_of(hash);
-        let all = self.expected;
-        let expected = |page: &Page<K, V>| usize::try_from(all >> page.depth).unwrap_or(usize::MAX);
-        while self.pages.get(at).is_some_and(|page| page.can_be_smaller_than(expected(page))) {
+        let (mut at, all) = (self.page_of(hash), self.expected);
+        let too_many = |page: &Page<K>| {
+            page.can_be_smaller_than(usize::try_from(all >> page.depth).unwrap_or(usize::MAX))
+        };
+        while self.pages.page(at).is_some_and(too_many) {
             self.complete(at, hash, self.epoch);
             self.split(at, hash);
             at = self.page_of(hash);
-        }
-        if let Some(room) = self.pages.get(at).filter(|page| page.entries.is_empty()).map(expected) {
-            self.resize(at, |page| page.reserve(room));
         }
     }
 
@@ -322,23 +307,23 @@ impl<K: Key, V: StateValue> Table<K, V> {
             self.prepare_for_expected(hash);
         }
         let mut at = self.page_of(hash);
-        while self.pages.get(at).is_some_and(|page| !page.has_room()) {
-            // Entries are about to move.
-            self.complete(at, hash, self.epoch);
-            let splits = self.pages.get(at).is_some_and(Page::wants_split);
-            if splits {
+        while let Some(page) = self.pages.page(at).filter(|page| !page.has_room()) {
+            if page.wants_split() {
+                // Entries are about to move.
+                self.complete(at, hash, self.epoch);
                 self.split(at, hash);
             } else {
-                self.resize(at, Page::grow);
+                self.pages.rebuild(at);
             }
             at = self.page_of(hash);
         }
         let hidden =
-            self.pages.get(at).is_some_and(|page| page.clean != self.epoch) && self.prepare(at, hash);
-        let Some(page) = self.pages.get_mut(at) else { return };
-        let place = page.put(hash, key.clone(), value);
+            self.pages.page(at).is_some_and(|page| page.clean != self.epoch) && self.prepare(at, hash);
+        let Some((place, id)) = self.pages.put(at, hash, Entry { key: key.clone(), value }) else { return };
         self.len += 1;
         self.hints.fit(self.len);
+        self.hints.found(hash, id);
+        let Some(page) = self.pages.page_mut(at) else { return };
         // No pending snapshot knows it.
         if hidden {
             page.set_saved(place, true);
@@ -349,32 +334,72 @@ impl<K: Key, V: StateValue> Table<K, V> {
     }
 
     #[inline]
-    #[allow(clippy::cast_possible_truncation)] // at most `DEPTH` bits
     fn page_of(&self, hash: u64) -> usize {
-        // Twice, since no shift is by 64 bits.
-        let high = (hash >> 1) >> (63 - self.depth);
-        self.directory.get(high as usize).map_or(usize::MAX, |page| *page as usize)
+        page_number(&self.directory, self.depth, hash) as usize
+    }
+
+    /// Makes one page of two that have become all but empty.
+    #[inline]
+    fn merge_if_small(&mut self, at: usize) {
+        if self.pages.page(at).is_some_and(|page| page.len() < PLACES / 16 && page.depth > 0) {
+            self.merge(at);
+        }
+    }
+
+    #[cold]
+    fn merge(&mut self, at: usize) {
+        let Some(page) = self.pages.page(at) else { return };
+        let (depth, bit) = (page.depth, 1 << (64 - page.depth));
+        let (lower, upper) = (page.first & !bit, page.first | bit);
+        let other = self.page_of(page.first ^ bit);
+        if !self.pages.page(other).is_some_and(|other| page.wants_merge(other)) {
+            return;
+        }
+        // Entries are about to move.
+        for hash in [lower, upper] {
+            self.complete(self.page_of(hash), hash, self.epoch);
+        }
+        let last = self.pages.len() - 1;
+        let (to, from) = (self.page_of(lower), self.page_of(upper));
+        let moved = self.pages.page(last).map(|page| range(page.first, page.depth));
+        if self.pages.merge(to, from).is_none() {
+            return;
+        }
+        if let Some(moved) = moved.filter(|_| from != last) {
+            self.lead(moved, from);
+        }
+        self.lead(range(lower, depth - 1), if to == last { from } else { to });
+    }
+
+    /// All hashes of a range are on a page.
+    fn lead(&mut self, (first, last): (u64, u64), page: usize) {
+        let of = |hash: u64| usize::try_from((hash >> 1) >> (63 - self.depth)).unwrap_or(usize::MAX);
+        let (range, Ok(page)) = (of(first)..=of(last), u32::try_from(page)) else { return };
+        if let Some(pages) = self.directory.get_mut(range) {
+            pages.fill(page);
+        }
     }
 
     fn split(&mut self, at: usize, hash: u64) {
-        let Some(page) = self.pages.get_mut(at) else { return };
-        if page.depth == self.depth {
+        let (Some(page), Ok(new)) = (self.pages.page(at), u32::try_from(self.pages.len())) else { return };
+        let ((first, last), depth) = (range(hash, page.depth), self.depth.max(page.depth + 1));
+        if depth > self.depth {
             self.directory = self.directory.iter().flat_map(|page| [*page, *page]).collect();
-            self.depth += 1;
+            self.depth = depth;
         }
-        let Ok(new) = u32::try_from(self.pages.len()) else { return };
-        let (Some(page), depth) = (self.pages.get_mut(at), self.depth) else { return };
-        let before = page.bytes();
-        let upper = page.split();
-        self.bytes = self.bytes + page.bytes() + upper.bytes() - before;
-        let (first, last) = range(hash, page.depth - 1);
+        self.pages.split(at);
         let middle = first + (last - first) / 2 + 1;
-        self.pages.push(upper);
-        let of = |hash: u64| usize::try_from((hash >> 1) >> (63 - depth)).unwrap_or(usize::MAX);
-        if let Some(pages) = self.directory.get_mut(of(middle)..=of(last)) {
-            pages.fill(new);
-        }
+        self.lead((middle, last), new as usize);
     }
+}
+
+/// The page that a directory over the high `depth` bits has for a hash.
+#[inline]
+#[allow(clippy::cast_possible_truncation)] // at most `DEPTH` bits
+fn page_number(directory: &[u32], depth: u32, hash: u64) -> u32 {
+    // Twice, since no shift is by 64 bits.
+    let high = (hash >> 1) >> (63 - depth);
+    directory.get(high as usize).map_or(u32::MAX, |page| *page)
 }
 
 /// Snapshots.
@@ -396,6 +421,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
     ) -> Frozen {
         self.epoch += 1;
         self.quiet = if self.tracked.is_some() { u32::MAX } else { self.epoch };
+        self.at_rest = false;
         let (giver, frozen) = handover(self.len);
         self.pending.push(Pending::new(self.epoch, giver, max_parallelism, since, memory));
         frozen
@@ -407,6 +433,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
         self.epoch += 1;
         self.tracked.get_or_insert(self.epoch);
         self.quiet = u32::MAX;
+        self.at_rest = false;
         self.epoch
     }
 
@@ -424,8 +451,10 @@ impl<K: Key, V: StateValue> Table<K, V> {
     /// So many keys were removed that the table is better written whole: they are not noted any more until the next freeze.
     #[cold]
     fn forget_removed(&mut self) {
-        for page in &mut self.pages {
-            page.forget_removed(u32::MAX);
+        for at in 0..self.pages.len() {
+            if let Some(page) = self.pages.page_mut(at) {
+                page.forget_removed(u32::MAX);
+            }
         }
         self.removed = 0;
         self.tracked = Some(self.epoch + 1);
@@ -445,27 +474,31 @@ impl<K: Key, V: StateValue> Table<K, V> {
             }
             let hash = pending.next;
             let high = (hash >> 1) >> (63 - self.depth);
-            let Some(page) = usize::try_from(high)
+            let at = usize::try_from(high)
                 .ok()
                 .and_then(|high| self.directory.get(high))
-                .and_then(|page| self.pages.get_mut(*page as usize))
-            else {
-                return false;
-            };
-            if page.clean < pending.epoch {
+                .map(|page| *page as usize);
+            let Some((at, page)) = at.and_then(|at| Some((at, self.pages.page(at)?))) else { return false };
+            let (depth, is_clean) = (page.depth, page.clean >= pending.epoch);
+            if !is_clean {
                 let before = pending.bytes;
-                pending.encode(page, hash);
-                page.make_clean(pending.epoch);
+                pending.encode(&self.pages, at, hash);
                 // Large entries take longer, and it is quicker to see that one has not changed.
-                let looked_at = page.entries.len() / if pending.since() > 0 { 8 } else { 1 };
+                let looked_at = page.len() / if pending.since() > 0 { 8 } else { 1 };
                 left = left.saturating_sub(looked_at.max((pending.bytes - before) / 32));
             }
-            self.removed -= page.forget_removed(pending.since());
+            if let Some(page) = self.pages.page_mut(at) {
+                if !is_clean {
+                    page.make_clean(pending.epoch);
+                }
+                self.removed -= page.forget_removed(pending.since());
+            }
             left = left.saturating_sub(1);
-            if pending.passed(range(hash, page.depth).1) {
+            if pending.passed(range(hash, depth).1) {
                 self.pending.remove(0).end();
             }
         }
+        self.at_rest = self.tracked.is_none();
         false
     }
 
@@ -478,21 +511,23 @@ impl<K: Key, V: StateValue> Table<K, V> {
     /// Before an entry of a page that is not clean changes: the snapshots get what they need of it, and it is stamped if changes are
     /// tracked.
     #[cold]
-    fn before_change(&mut self, at: usize, hash: u64, place: usize) {
-        let Some(page) = self.pages.get(at) else { return };
+    fn before_change(&mut self, at: usize, hash: u64, place: usize, id: ElementId) {
+        let Some(page) = self.pages.page(at) else { return };
         let (is_clean, tracks) = (page.clean == self.epoch, self.tracked.is_some());
         if tracks && page.stamp(place) == self.epoch {
             return; // not the first change
         }
         let wanted = !is_clean && self.prepare(at, hash);
-        let Some(page) = self.pages.get_mut(at) else { return };
+        let Some(page) = self.pages.page_mut(at) else { return };
         if wanted && !page.is_saved(place) {
             page.set_saved(place, true);
-            if let (Some(newest), Some(entry)) = (self.pending.last_mut(), page.entries.get(place)) {
-                newest.encode_one(hash, entry, page.stamp(place));
+            let stamp = page.stamp(place);
+            if let (Some(newest), Some(entry)) = (self.pending.last_mut(), self.pages.entry(id)) {
+                newest.encode_one(hash, entry, stamp);
                 newest.check_memory();
             }
         }
+        let Some(page) = self.pages.page_mut(at) else { return };
         if tracks {
             page.set_stamp(place, self.epoch);
         }
@@ -502,13 +537,13 @@ impl<K: Key, V: StateValue> Table<K, V> {
     /// newest. Gives whether that one is still pending; otherwise the page is clean.
     fn prepare(&mut self, at: usize, hash: u64) -> bool {
         let newest = self.pending.last().is_some_and(|newest| newest.epoch == self.epoch);
-        if !newest || self.pages.get(at).is_some_and(Page::is_full) {
+        if !newest || self.pages.page(at).is_some_and(Page::is_full) {
             self.complete(at, hash, self.epoch);
             return false;
         }
-        if self.pages.get(at).is_some_and(|page| page.touched != self.epoch) {
+        if self.pages.page(at).is_some_and(|page| page.touched != self.epoch) {
             self.complete(at, hash, self.epoch - 1);
-            if let Some(page) = self.pages.get_mut(at) {
+            if let Some(page) = self.pages.page_mut(at) {
                 page.touch_first(self.epoch);
             }
         }
@@ -517,11 +552,12 @@ impl<K: Key, V: StateValue> Table<K, V> {
 
     /// Gives all snapshots frozen up to `epoch` what they do not have of a page.
     fn complete(&mut self, at: usize, hash: u64, epoch: u32) {
-        let Some(page) = self.pages.get_mut(at).filter(|page| page.clean < epoch) else { return };
+        let Some(page) = self.pages.page(at).filter(|page| page.clean < epoch) else { return };
         for pending in self.pending.iter_mut().filter(|p| page.clean < p.epoch && p.epoch <= epoch) {
-            pending.encode(page, hash);
+            pending.encode(&self.pages, at, hash);
             pending.check_memory();
         }
+        let Some(page) = self.pages.page_mut(at) else { return };
         page.make_clean(epoch);
     }
 }

@@ -4,6 +4,8 @@
 //! A slot may say anything: what it leads to counts only if it has the key. So nothing has to be kept up to date when entries move, and two
 //! keys that share a slot only cost each other the short way.
 
+use crate::state::raw::ElementId;
+
 /// How many slots there are at most: the processor's cache should hold them.
 const MOST: usize = 1 << 16;
 
@@ -19,39 +21,58 @@ const SPARE: usize = 16;
 /// How many there are for each entry at least: with fewer, looking there first does not pay.
 const TIGHT: usize = 4;
 
-/// For each value of some bits of a hash, a page and a place in it.
+/// For each value of some bits of a hash, the number of an entry.
 #[derive(Debug, Default)]
 pub(super) struct Hints {
-    slots: Box<[u32]>,
+    slots: Box<[ElementId]>,
     /// One less than there are slots; 0 without any.
+    mask: usize,
+    /// Whether they are for the keys that are used next.
+    is_for_next: bool,
+}
+
+/// Hints to be set, many in a row.
+#[derive(Debug)]
+pub(super) struct Writer<'h> {
+    slots: &'h mut [ElementId],
     mask: usize,
 }
 
-/// Of a place: as many bits as a page has places that slots of an index can lead to.
-const PLACE_BITS: u32 = super::word::PLACES.trailing_zeros();
+impl Writer<'_> {
+    /// The entry is there, or will be looked for there first.
+    #[inline]
+    pub(super) fn set(&mut self, hash: u64, id: ElementId) {
+        if let Some(hint) = self.slots.get_mut(slot(hash, self.mask)) {
+            *hint = id;
+        }
+    }
+}
+
+#[inline]
+#[allow(clippy::cast_possible_truncation)] // as many bits as there are slots
+fn slot(hash: u64, mask: usize) -> usize {
+    // Bits that are neither a page's nor a tag's.
+    (hash >> 20) as usize & mask
+}
 
 impl Hints {
+    /// The entry to look at first.
     #[inline]
-    #[allow(clippy::cast_possible_truncation)] // as many bits as there are slots
-    fn slot(&self, hash: u64) -> usize {
-        // Bits that are neither a page's nor a tag's.
-        (hash >> 20) as usize & self.mask
+    pub(super) fn get(&self, hash: u64) -> Option<ElementId> {
+        self.slots.get(slot(hash, self.mask)).copied()
     }
 
-    /// The page and the place to look at first.
     #[inline]
-    pub(super) fn get(&self, hash: u64) -> Option<(usize, usize)> {
-        let hint = *self.slots.get(self.slot(hash))?;
-        Some(((hint >> PLACE_BITS) as usize, hint as usize & (super::word::PLACES - 1)))
+    pub(super) fn writer(&mut self) -> Writer<'_> {
+        Writer { slots: &mut self.slots, mask: self.mask }
     }
 
-    /// An entry was found there.
+    /// An entry was found there. Of a large table it is not kept: the next entry to be looked for will be another, and a wrong guess costs
+    /// what a miss of the cache does.
     #[inline]
-    #[allow(clippy::cast_possible_truncation)] // what does not fit leads nowhere, or to another key
-    pub(super) fn set(&mut self, hash: u64, page: usize, place: usize) {
-        let slot = self.slot(hash);
-        if let Some(hint) = self.slots.get_mut(slot) {
-            *hint = (page << PLACE_BITS | place & (super::word::PLACES - 1)) as u32;
+    pub(super) fn found(&mut self, hash: u64, id: ElementId) {
+        if !self.is_for_next {
+            self.writer().set(hash, id);
         }
     }
 
@@ -67,7 +88,8 @@ impl Hints {
     #[cold]
     fn resize(&mut self, entries: usize) {
         let slots = (entries * SPARE).next_power_of_two().clamp(LEAST, MOST);
-        self.slots = vec![0; if entries > MOST / TIGHT { NEXT } else { slots }].into();
+        self.is_for_next = entries > MOST / TIGHT;
+        self.slots = vec![0; if self.is_for_next { NEXT } else { slots }].into();
         self.mask = self.slots.len() - 1;
     }
 
@@ -86,10 +108,10 @@ mod tests {
         let mut hints = Hints::default();
         assert_eq!(hints.get(5 << 20), None, "nothing before the first entry");
         hints.fit(1);
-        hints.set(5 << 20, 3, 1023);
-        assert_eq!(hints.get(5 << 20), Some((3, 1023)));
-        assert_eq!(hints.get((5 + LEAST as u64) << 20), Some((3, 1023)), "shared");
-        assert_eq!(hints.get(6 << 20), Some((0, 0)));
+        hints.found(5 << 20, 1023);
+        assert_eq!(hints.get(5 << 20), Some(1023));
+        assert_eq!(hints.get((5 + LEAST as u64) << 20), Some(1023), "shared");
+        assert_eq!(hints.get(6 << 20), Some(0));
     }
 
     #[test]
@@ -103,6 +125,11 @@ mod tests {
         for entries in [MOST / TIGHT + 1, 2 * MOST, 1 << 30] {
             hints.fit(entries);
             assert_eq!(hints.bytes(), NEXT * 4);
+            hints.found(9 << 20, 7);
+            assert_eq!(hints.get(9 << 20), Some(0), "only what is used next");
+            hints.writer().set(9 << 20, 7);
+            assert_eq!(hints.get(9 << 20), Some(7));
+            hints.writer().set(9 << 20, 0);
         }
     }
 }

@@ -1,17 +1,19 @@
-//! A page of a table: the entries of a range of hashes.
+//! A page of a table: the entries of a range of hashes, and what of them snapshots have.
 
 use super::word::{PLACES, Word, tag};
-use crate::state::{Key, StateValue};
+use crate::state::Key;
+use crate::state::raw::{BLOCK, ElementId, element_id, prefetch_line};
 use crate::types::stable_hash;
-
-/// How many entries a page holds before it is split in two.
-const PAGE: usize = PLACES;
 
 /// How many high bits of a hash the directory can tell apart: 16 Mi pages. Pages of that depth are not split.
 pub(super) const DEPTH: u32 = 24;
 
-/// How many entries there are for so many words of the index: fewer make searches shorter, more make it smaller.
-const LOAD: (usize, usize) = (2, 1);
+/// How many words an index has.
+const WORDS: usize = 1 << WORD_BITS;
+const WORD_BITS: u32 = 9;
+
+/// How many slots of an index may be used before it is made anew without those whose entries were removed.
+const MOST_USED: u32 = 1280;
 
 #[derive(Debug)]
 pub(super) struct Entry<K, V> {
@@ -19,24 +21,86 @@ pub(super) struct Entry<K, V> {
     pub(super) value: V,
 }
 
-/// Where an entry is.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Found {
-    word: usize,
-    slot: u32,
-    pub(super) place: usize,
+/// How the entries of a page are found.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(super) struct Index {
+    /// Where the entries are that slots lead to, in the order of their places. Blocks beyond the last entry say anything.
+    pub(super) blocks: [u32; PLACES / BLOCK],
+    words: [Word; WORDS],
 }
 
-/// Entries, densely, and how they are found.
+impl Default for Index {
+    fn default() -> Self {
+        Self { blocks: [0; PLACES / BLOCK], words: [Word::default(); WORDS] }
+    }
+}
+
+impl Index {
+    /// The number of the entry at a place.
+    #[inline]
+    pub(super) fn id(&self, place: usize) -> ElementId {
+        element_id(self.blocks[(place / BLOCK) & (PLACES / BLOCK - 1)], place)
+    }
+
+    /// The word at which the search for a hash begins: by bits that are neither a page's nor a tag's.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // as many bits as there are words
+    fn home(hash: u64) -> usize {
+        (hash >> (64 - DEPTH - WORD_BITS)) as usize & (WORDS - 1)
+    }
+
+    #[inline]
+    pub(super) fn home_word(&self, hash: u64) -> Word {
+        self.words[Self::home(hash)]
+    }
+
+    /// Brings near what a search for a hash looks at.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u64) {
+        prefetch_line(&self.words[Self::home(hash)]);
+        prefetch_line(&self.blocks);
+    }
+
+    /// All words, with their numbers, in the order of a search.
+    pub(super) fn search(&self, hash: u64) -> impl Iterator<Item = (usize, Word)> {
+        let (before, from) = self.words.split_at(Self::home(hash));
+        (Self::home(hash)..).zip(from).chain((0..).zip(before)).map(|(at, word)| (at, *word))
+    }
+
+    #[inline]
+    pub(super) fn word_mut(&mut self, at: usize) -> &mut Word {
+        &mut self.words[at & (WORDS - 1)]
+    }
+
+    /// Makes a slot lead to a place; gives whether it was never used before.
+    pub(super) fn lead(&mut self, hash: u64, place: usize) -> bool {
+        let free = match self.home_word(hash).free() {
+            Some(slot) => Some((Self::home(hash), slot)),
+            None => self.search(hash).find_map(|(at, word)| Some((at, word.free()?))),
+        };
+        free.is_some_and(|(at, slot)| self.word_mut(at).put(slot, tag(hash), place as u64))
+    }
+
+    /// Forgets all entries.
+    pub(super) fn clear(&mut self) {
+        self.words = [Word::default(); WORDS];
+    }
+}
+
+/// What snapshots have of the entries of a range of hashes.
 #[derive(Debug)]
-#[repr(align(64))]
-pub(super) struct Page<K, V> {
-    pub(super) entries: Vec<Entry<K, V>>,
-    index: Box<[Word]>,
+pub(super) struct Page<K> {
+    /// The blocks beyond those that slots of the index lead to.
+    pub(super) more: Vec<u32>,
+    /// Number of entries.
+    pub(super) len: u32,
     /// Slots of the index that do not end a search any more.
-    used: u32,
+    pub(super) used: u32,
     /// How many high bits its hashes share.
     pub(super) depth: u32,
+    /// The least of its hashes there may be.
+    pub(super) first: u64,
     /// Every snapshot frozen up to this one has all it needs from here.
     pub(super) clean: u32,
     /// The newest freeze before something here changed.
@@ -92,244 +156,47 @@ impl<K> Changes<K> {
     }
 }
 
-impl<K: Key, V: StateValue> Page<K, V> {
-    pub(super) fn new(depth: u32, clean: u32) -> Self {
-        let (entries, index) = (Vec::new(), Box::default());
-        Self { entries, index, used: 0, depth, clean, touched: clean, notes: None }
+impl<K: Key> Page<K> {
+    pub(super) fn new(first: u64, depth: u32, clean: u32) -> Self {
+        Self { more: Vec::new(), len: 0, used: 0, depth, first, clean, touched: clean, notes: None }
     }
 
-    /// The word at which the search for a hash begins.
     #[inline]
-    #[allow(clippy::cast_possible_truncation)] // 32 bits of the hash, and less than the number of words
-    fn home(&self, hash: u64) -> usize {
-        ((u64::from((hash >> 8) as u32) * self.index.len() as u64) >> 32) as usize
-    }
-
-    /// The place of an entry, if the first word leads to it: nearly always.
-    #[inline]
-    pub(super) fn find_at_home(&self, key: &K, hash: u64) -> Option<usize> {
-        let word = self.word(hash)?;
-        let mut matching = word.matching(tag(hash));
-        loop {
-            let place = word.place(matching.first()?);
-            if self.entries.get(place)?.key == *key {
-                return Some(place);
-            }
-            matching = matching.rest();
-        }
-    }
-
-    pub(super) fn find(&self, key: &K, hash: u64) -> Option<Found> {
-        let tag = tag(hash);
-        let mut at = self.home(hash);
-        for _ in 0..self.index.len() {
-            let word = *self.index.get(at)?;
-            let mut matching = word.matching(tag);
-            while let Some(slot) = matching.first() {
-                let place = word.place(slot);
-                if self.entries.get(place).is_some_and(|entry| entry.key == *key) {
-                    return Some(Found { word: at, slot, place });
-                }
-                matching = matching.rest();
-            }
-            if word.ends_search() {
-                break;
-            }
-            at = if at + 1 == self.index.len() { 0 } else { at + 1 };
-        }
-        if self.is_full() { self.find_beyond(key) } else { None }
-    }
-
-    /// The word at which the search for a hash begins.
-    #[inline]
-    pub(super) fn word(&self, hash: u64) -> Option<&Word> {
-        self.index.get(self.home(hash))
-    }
-
-    /// The entry that a search for this hash will most likely look at first.
-    #[inline]
-    pub(super) fn likely(&self, hash: u64) -> Option<(usize, &Entry<K, V>)> {
-        let place = self.word(hash)?.likely(tag(hash));
-        Some((place, self.entries.get(place)?))
-    }
-
-    /// Looks through the entries that no slot leads to.
-    #[cold]
-    fn find_beyond(&self, key: &K) -> Option<Found> {
-        let beyond = self.entries.get(PLACES..)?.iter().position(|entry| entry.key == *key)?;
-        Some(Found { word: usize::MAX, slot: 0, place: PLACES + beyond })
+    pub(super) fn len(&self) -> usize {
+        self.len as usize
     }
 
     /// Whether a further entry is beyond what slots can lead to, and what can be noted of single entries. More than that stay together only
     /// if their hashes are all but the same.
     #[inline]
     pub(super) fn is_full(&self) -> bool {
-        self.entries.len() >= PLACES
+        self.len() >= PLACES
     }
 
     /// Whether one more entry can be put in as it is.
     #[inline]
     pub(super) fn has_room(&self) -> bool {
-        self.entries.len() < self.entries.capacity()
-            && if self.is_full() { !self.wants_split() } else { self.has_slots() }
-    }
-
-    /// Whether the index can take one more without searches becoming long.
-    #[inline]
-    fn has_slots(&self) -> bool {
-        (self.used as usize * LOAD.1) < self.index.len() * LOAD.0
+        if self.is_full() { !self.wants_split() } else { self.used < MOST_USED }
     }
 
     /// Whether more room is made by a split.
     pub(super) fn wants_split(&self) -> bool {
-        self.entries.len() >= PAGE && self.depth < DEPTH
+        self.is_full() && self.depth < DEPTH
     }
 
-    /// Puts in a new entry, for which there must be room; gives its place.
-    pub(super) fn put(&mut self, hash: u64, key: K, value: V) -> usize {
-        let place = self.entries.len();
-        self.entries.push(Entry { key, value });
-        self.claim(hash, place);
-        place
-    }
-
-    /// Makes a slot lead to a place.
-    fn claim(&mut self, hash: u64, place: usize) {
-        if place >= PLACES {
-            return;
-        }
-        let home = self.home(hash);
-        let (before, from) = self.index.split_at_mut(home);
-        for word in from.iter_mut().chain(before) {
-            if let Some(slot) = word.free() {
-                self.used += u32::from(word.put(slot, tag(hash), place as u64));
-                return;
-            }
-        }
-    }
-
-    /// Takes an entry out. The last one moves to its place.
-    pub(super) fn remove(&mut self, found: Found) -> Entry<K, V> {
-        let last = self.entries.len() - 1;
-        let moved = self.entries.get(last).filter(|_| found.place != last).map(|moved| {
-            let hash = rehash(&moved.key);
-            (hash, self.find(&moved.key, hash))
-        });
-        if let Some(word) = self.index.get_mut(found.word) {
-            self.used -= u32::from(!word.remove(found.slot));
-        }
-        if let Some((hash, at)) = moved {
-            match at.and_then(|at| Some((self.index.get_mut(at.word)?, at.slot))) {
-                Some((word, slot)) => word.redirect(slot, found.place as u64),
-                // It was beyond, and may come within.
-                None => self.claim(hash, found.place),
-            }
-            let saved = self.is_saved(last);
-            self.set_saved(found.place, saved);
-        }
-        if let Some(changes) = self.changes_mut() {
-            let stamp = changes.stamp(last);
-            if changes.stamp(found.place) != stamp {
-                changes.set_stamp(found.place, stamp);
-            }
-            changes.stamps.truncate(last);
-        }
-        self.entries.swap_remove(found.place)
-    }
-
-    /// Makes room: by a quarter more, and for small pages by as much again.
-    pub(super) fn grow(&mut self) {
-        let len = self.entries.len();
-        // Close to full, giving removed slots back would not last.
-        if len + len / 8 >= self.entries.capacity() {
-            let next = match len {
-                0..256 => (2 * len).max(4),
-                _ if len < PAGE && len + len / 4 > PAGE / 8 * 7 => PAGE,
-                _ => len + len / 4,
-            };
-            self.entries.reserve_exact(next - len);
-        }
-        if !self.has_slots() {
-            self.rebuild();
-        }
+    /// Whether it and the other half of the page that both would be are better one page: with so few entries that it is not split again soon.
+    pub(super) fn wants_merge(&self, other: &Self) -> bool {
+        self.depth == other.depth && self.len() + other.len() <= PLACES / 8
     }
 
     /// Whether it is better split now, while it is empty, as so many entries will come.
     pub(super) fn can_be_smaller_than(&self, entries: usize) -> bool {
-        self.entries.is_empty() && self.depth < DEPTH && entries > PAGE / 8 * 7
-    }
-
-    /// Makes room in an empty page for so many, and for some more, as the hashes are never quite even.
-    pub(super) fn reserve(&mut self, entries: usize) {
-        self.entries.reserve_exact((entries + entries / 16 + 4).min(PAGE));
-        self.rebuild();
-    }
-
-    /// Sees to it that few entries do not hold the room of many.
-    pub(super) fn shrink(&mut self) {
-        self.entries.shrink_to(self.entries.len() * 2);
-        self.rebuild();
-    }
-
-    fn rebuild(&mut self) {
-        let hashes: Vec<u64> = self.entries.iter().take(PLACES).map(|entry| rehash(&entry.key)).collect();
-        self.rebuild_with(&hashes);
-    }
-
-    /// Makes the index anew, for entries with these hashes and for as many more as there is room for, or twice that: the index costs more time
-    /// than memory to make, the entries the other way round.
-    fn rebuild_with(&mut self, hashes: &[u64]) {
-        let places = self.entries.capacity().min(PLACES).next_power_of_two();
-        self.index = vec![Word::default(); (places * LOAD.1).div_ceil(LOAD.0).max(1)].into_boxed_slice();
-        self.used = 0;
-        for (place, hash) in hashes.iter().enumerate() {
-            self.claim(*hash, place);
-        }
-    }
-
-    /// Gives the upper half of its hashes to a new page. All snapshots must have what they need.
-    pub(super) fn split(&mut self) -> Self {
-        self.depth += 1;
-        let mut upper = Self::new(self.depth, self.clean);
-        let bit = 64 - self.depth;
-        let hashes: Vec<u64> = self.entries.iter().map(|entry| rehash(&entry.key)).collect();
-        // The first splits of a subtask that owns a small part of all hashes leave one side empty.
-        let (to_upper, to_lower): (Vec<u64>, Vec<u64>) =
-            hashes.iter().partition(|hash| *hash >> bit & 1 == 1);
-        let room = |entries: usize| entries + entries / 4;
-        let mut lower = Vec::with_capacity(room(to_lower.len()));
-        upper.entries.reserve_exact(room(to_upper.len()));
-        let changes = self.notes.take().and_then(|notes| notes.changes);
-        if let Some(Changes { removed, newest, .. }) = &changes {
-            let (above, below) = removed.iter().cloned().partition(|(_, key)| rehash(key) >> bit & 1 == 1);
-            for (page, removed) in [(&mut upper, above), (&mut *self, below)] {
-                *page.changes_or_new() = Changes { stamps: Vec::new(), removed, newest: *newest };
-            }
-        }
-        for (place, (entry, hash)) in std::mem::take(&mut self.entries).into_iter().zip(&hashes).enumerate() {
-            let is_upper = hash >> bit & 1 == 1;
-            let to = if is_upper { &mut upper.entries } else { &mut lower };
-            to.push(entry);
-            if let Some(changes) = &changes {
-                let (stamp, place) = (changes.stamp(place), to.len() - 1);
-                let page = if is_upper { &mut upper } else { &mut *self };
-                page.set_stamp(place, stamp);
-            }
-        }
-        self.entries = lower;
-        self.rebuild_with(&to_lower);
-        upper.rebuild_with(&to_upper);
-        upper
-    }
-
-    /// Bytes that it holds, without what keys and values own beside themselves, and without its notes.
-    pub(super) fn bytes(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.index) + self.entries.capacity() * size_of::<Entry<K, V>>()
+        self.len == 0 && self.depth < DEPTH && entries > PLACES / 8 * 7
     }
 }
 
 /// What pending snapshots have of a page.
-impl<K: Key, V: StateValue> Page<K, V> {
+impl<K: Key> Page<K> {
     /// From here on, what is saved is for the snapshot of this freeze.
     pub(super) fn touch_first(&mut self, epoch: u32) {
         self.touched = epoch;
@@ -353,16 +220,52 @@ impl<K: Key, V: StateValue> Page<K, V> {
         self.notes.take_if(|notes| notes.changes.is_none());
     }
 
-    /// The entries that the snapshot of a freeze does not have yet, with their places.
-    pub(super) fn missing(&self, epoch: u32) -> impl Iterator<Item = (usize, &Entry<K, V>)> {
-        let some_saved = self.touched == epoch;
-        let entries = self.entries.iter().enumerate();
-        entries.filter(move |(place, _)| !some_saved || !self.is_saved(*place))
+    /// The last entry moves to `place`, and what is known of it with it.
+    #[inline]
+    pub(super) fn note_moved(&mut self, last: usize, place: usize) {
+        if self.notes.is_some() {
+            self.move_notes(last, place);
+        }
+    }
+
+    fn move_notes(&mut self, last: usize, place: usize) {
+        if last != place {
+            let saved = self.is_saved(last);
+            self.set_saved(place, saved);
+        }
+        if let Some(changes) = self.changes_mut() {
+            let stamp = changes.stamp(last);
+            if changes.stamp(place) != stamp {
+                changes.set_stamp(place, stamp);
+            }
+            changes.stamps.truncate(last);
+        }
+    }
+
+    /// Takes over the removed keys of the page that had the other half of its hashes.
+    pub(super) fn merge_removed(&mut self, mut other: Self) {
+        if let Some(theirs) = other.changes_mut() {
+            let changes = self.changes_or_new();
+            changes.removed.append(&mut theirs.removed);
+            changes.newest = changes.newest.max(theirs.newest);
+        }
+    }
+
+    /// Gives the removed keys of the upper half of its hashes to the page that has these from now on.
+    pub(super) fn split_removed(&mut self, upper: &mut Self) {
+        let bit = 64 - self.depth;
+        let Some(changes) = self.changes_mut() else { return };
+        let newest = changes.newest;
+        let (above, below) = std::mem::take(&mut changes.removed)
+            .into_iter()
+            .partition(|(_, key)| rehash(key) >> bit & 1 == 1);
+        changes.removed = below;
+        *upper.changes_or_new() = Changes { stamps: Vec::new(), removed: above, newest };
     }
 }
 
 /// What has changed, where that is tracked.
-impl<K: Key, V: StateValue> Page<K, V> {
+impl<K: Key> Page<K> {
     fn changes(&self) -> Option<&Changes<K>> {
         self.notes.as_ref()?.changes.as_ref()
     }

@@ -1,6 +1,7 @@
 //! A snapshot that is not all encoded yet.
 
-use super::page::{Entry, Page};
+use super::page::Entry;
+use super::pages::Pages;
 use crate::error::{Error, ErrorKind};
 use crate::pool::panic_message;
 use crate::state::encoding::{EncodedGroup, encode_entry, encode_removed};
@@ -81,10 +82,11 @@ impl Pending {
     }
 
     /// Encodes what the snapshot does not have of the page that `hash` belongs to.
-    pub(super) fn encode<K: Key, V: StateValue>(&mut self, page: &Page<K, V>, hash: u64) {
+    pub(super) fn encode<K: Key, V: StateValue>(&mut self, pages: &Pages<K, V>, at: usize, hash: u64) {
+        let Some(page) = pages.page(at) else { return };
         let (first, last) = range(hash, page.depth);
         let (first, last) = (self.max_parallelism.group_of(first), self.max_parallelism.group_of(last));
-        let missing = page.missing(self.epoch);
+        let missing = pages.missing(at, self.epoch);
         if first == last {
             match self.since_in(first) {
                 0 => self.encode_all(first, missing.map(|(_, entry)| entry)),

@@ -145,7 +145,6 @@ fn apply(
         Step::Sweep(budget) => drop(sweep(table, budget)),
     }
     assert_eq!(table.len(), model.len());
-    assert_eq!(table.bytes, table.pages.iter().map(Page::bytes).sum::<usize>());
     assert!(table.snapshot_bytes() == 0 || !table.pending.is_empty());
 }
 
@@ -159,12 +158,11 @@ fn a_table_that_knows_what_comes_is_built_in_place() {
         for key in 0..ENTRIES {
             let before = table.pages.len();
             table.insert(&key, hash(key), key);
-            let page = &table.pages[table.page_of(hash(key))];
-            moves += usize::from(table.pages.len() > before && page.entries.len() > 1);
+            let page = table.pages.page(table.page_of(hash(key))).unwrap();
+            moves += usize::from(table.pages.len() > before && page.len() > 1);
         }
         table.expect(0);
         assert!((0..ENTRIES).all(|key| table.get(&key, hash(key)) == Some(&key)));
-        assert_eq!(table.bytes, table.pages.iter().map(Page::bytes).sum::<usize>());
         (moves, table.bytes())
     };
     let (moves, grown) = filled(0);
@@ -431,6 +429,50 @@ fn entries_come_and_go_and_memory_with_them() {
         assert!(table.remove(&key, hash(key)));
     }
     assert!(table.bytes() < full / 4);
+}
+
+/// Pages are split as entries come and put together again as they go, with snapshots under way.
+#[test]
+fn s15_5_pages_that_become_small_are_put_together() {
+    const KEYS: u64 = 20_000;
+    for part in [1, 5] {
+        let keys: Vec<u64> = (0..).filter(|key| hash(*key) <= u64::MAX / part).take(KEYS as usize).collect();
+        for keep in [0, 150, 3_000] {
+            let (mut table, mut model) = (Table::<u64, String>::new(), BTreeMap::new());
+            for key in &keys {
+                table.insert(key, hash(*key), key.to_string());
+                model.insert(*key, key.to_string());
+            }
+            let most = table.pages.len();
+            let mut pending = Pending::new();
+            for (n, key) in keys.iter().enumerate().skip(keep) {
+                if n % 4_001 == 0 {
+                    pending.push((table.freeze(max()), Vec::new(), model.clone()));
+                    sweep(&mut table, 2_000);
+                }
+                assert_eq!(table.take(key, hash(*key)), model.remove(key));
+            }
+            assert!(
+                table.pages.len() <= 1 + keep / 20,
+                "{} of {most} pages for {keep} entries",
+                table.pages.len()
+            );
+            for (mut frozen, mut groups, expected) in pending.drain(..) {
+                groups.extend(read(&mut table, &mut frozen));
+                assert_eq!(decode(&groups), expected);
+            }
+            for key in &keys {
+                assert_eq!(table.get(key, hash(*key)), model.get(key));
+            }
+            let mut frozen = table.freeze(max());
+            assert_eq!(decode(&read(&mut table, &mut frozen)), model);
+            // And they come again.
+            for key in &keys {
+                table.insert(key, hash(*key), "again".to_owned());
+            }
+            assert!(keys.iter().all(|key| table.get(key, hash(*key)).is_some_and(|value| value == "again")));
+        }
+    }
 }
 
 /// A key whose serde form says nothing: every one has the same hash.

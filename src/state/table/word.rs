@@ -85,7 +85,7 @@ impl Word {
     /// A slot that can take an entry.
     #[inline]
     pub(super) fn free(self) -> Option<u32> {
-        (0..).zip(self.slots()).find_map(|(at, slot)| (slot <= REMOVED).then_some(at))
+        zero_slots(self.0 & TAGS).first()
     }
 
     fn slots(self) -> impl Iterator<Item = u64> {

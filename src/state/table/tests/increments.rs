@@ -127,12 +127,19 @@ proptest! {
         first in many(),
         steps in prop::collection::vec(moves(), 1..250),
         more in many(),
+        // Of each so many keys, one is left: pages become small.
+        left in prop_oneof![Just(1_usize), 5..100_usize],
         last in prop::collection::vec(moves(), 1..100),
     ) {
         let mut bench = Bench::default();
         let insert = |(key, value)| Move::Step(Step::Insert(key, value));
+        let gone: Vec<_> = first.iter().chain(&more).map(|(key, _)| *key).enumerate().collect();
+        let gone = gone.into_iter().filter(|(n, _)| n % left > 0).flat_map(|(n, key)| {
+            let freeze = (n % 701 == 1).then_some(Move::Freeze(n, 0));
+            freeze.into_iter().chain([Move::Step(Step::Take(key))])
+        });
         let steps = first.into_iter().map(insert).chain([Move::Freeze(0, 0)]).chain(steps);
-        for step in steps.chain(more.into_iter().map(insert)).chain(last) {
+        for step in steps.chain(more.into_iter().map(insert)).chain(gone).chain(last) {
             bench.apply(step);
         }
         for taken in std::mem::take(&mut bench.pending) {
@@ -207,5 +214,5 @@ fn keys_that_come_and_go_do_not_pile_up() {
 
 #[test]
 fn a_page_without_changes_and_notes_is_one_line_of_the_cache() {
-    assert_eq!(size_of::<Page<u64, u64>>(), 64);
+    assert!(size_of::<Page<u64>>() <= 64);
 }

@@ -1,0 +1,103 @@
+//! A vector whose elements stay where they are while it grows.
+
+use super::memory::Memory;
+
+/// Elements by number. Growing moves none of them once there are some, and takes the same time at any length.
+///
+/// Invariant: the first `len` are there, and no others; `len` is at most the memory's room.
+#[derive(Debug)]
+pub(in crate::state) struct Row<T> {
+    memory: Memory<T>,
+    len: usize,
+}
+
+impl<T> Default for Row<T> {
+    fn default() -> Self {
+        Self { memory: Memory::default(), len: 0 }
+    }
+}
+
+impl<T> Row<T> {
+    /// Number of elements.
+    #[inline]
+    pub(in crate::state) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(in crate::state) fn get(&self, at: usize) -> Option<&T> {
+        // SAFETY: it is there, and borrowed as `self` is.
+        (at < self.len).then(|| unsafe { &*self.memory.at(at) })
+    }
+
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(in crate::state) fn get_mut(&mut self, at: usize) -> Option<&mut T> {
+        // SAFETY: it is there, and borrowed as `self` is: only here.
+        (at < self.len).then(|| unsafe { &mut *self.memory.at(at) })
+    }
+
+    #[allow(unsafe_code)]
+    pub(in crate::state) fn push(&mut self, element: T) {
+        self.memory.reserve(self.len + 1);
+        // SAFETY: there is room, and nothing in it that would have to be dropped.
+        unsafe { self.memory.at(self.len).write(element) };
+        self.len += 1;
+    }
+
+    /// Takes the last one.
+    #[allow(unsafe_code)]
+    pub(in crate::state) fn pop(&mut self) -> Option<T> {
+        self.len = self.len.checked_sub(1)?;
+        // SAFETY: it was there, and from here on does not count as being there.
+        let last = unsafe { self.memory.at(self.len).read() };
+        self.memory.release(self.len);
+        Some(last)
+    }
+}
+
+impl<T> Drop for Row<T> {
+    fn drop(&mut self) {
+        if std::mem::needs_drop::<T>() {
+            while self.pop().is_some() {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+
+    #[test]
+    fn it_is_a_vector() {
+        let mut row = Row::default();
+        for n in 0..200_000 {
+            row.push([n, n + 1, n + 2]);
+        }
+        *row.get_mut(77).unwrap() = [0; 3];
+        assert_eq!(
+            (row.get(77), row.get(199_999), row.get(200_000)),
+            (Some(&[0; 3]), Some(&[199_999, 200_000, 200_001]), None)
+        );
+        assert!((0..row.len()).all(|at| at == 77 || row.get(at).unwrap()[0] == at));
+        assert_eq!(row.pop(), Some([199_999, 200_000, 200_001]));
+        assert_eq!(row.len(), 199_999);
+        while row.pop().is_some() {}
+        assert_eq!((row.len(), row.get(0)), (0, None));
+    }
+
+    #[test]
+    fn each_element_is_dropped_once() {
+        let counted = Rc::new(());
+        let mut row = Row::default();
+        for _ in 0..1000 {
+            row.push(Rc::clone(&counted));
+        }
+        drop(row.pop());
+        assert_eq!(Rc::strong_count(&counted), 1000);
+        drop(row);
+        assert_eq!(Rc::strong_count(&counted), 1);
+    }
+}
