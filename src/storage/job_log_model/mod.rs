@@ -75,8 +75,10 @@ const CALM: Bounds =
 /// One of each thing that can go wrong.
 const ROUGH: Bounds =
     Bounds { claims: 3, checkpoints: 2, failures: 1, lost_answers: 1, repeats: 1, deaths: 1 };
-/// Two of what matters most, and one checkpoint more.
-const ROUGHER: Bounds = Bounds { checkpoints: 3, failures: 2, ..ROUGH };
+/// One failure more.
+const ROUGHER: Bounds = Bounds { failures: 2, ..ROUGH };
+/// One checkpoint more.
+const LONGER: Bounds = Bounds { checkpoints: 3, deaths: 0, repeats: 0, ..ROUGH };
 
 const FENCED: &str = "the first process is fenced";
 const RESTARTED: &str = "a restart begins from a checkpoint";
@@ -156,7 +158,7 @@ impl Job {
         violated.chain(wanted.difference(&found).copied()).collect()
     }
 
-    /// How many steps the shortest way to a violation has.
+    /// How many steps a way to a violation has; hardly more than the shortest.
     fn counterexample(self) -> Option<usize> {
         let checker = self.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
         let paths = checker.discoveries().into_iter().filter(|(name, _)| !SIGHTS.contains(name));
@@ -174,9 +176,10 @@ fn whatever_happens_in_whatever_order_there_is_one_truth_and_exact_output() {
 }
 
 #[test]
-#[ignore = "for release builds"]
+#[ignore = "for builds that are optimized"]
 fn it_is_so_with_more_trouble_between_two_checkpoints() {
     assert_eq!(job(ROUGHER).look(&SIGHTS), BTreeSet::new());
+    assert_eq!(job(LONGER).look(&SIGHTS), BTreeSet::new());
 }
 
 #[test]
