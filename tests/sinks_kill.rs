@@ -12,12 +12,13 @@ mod example;
 
 use common::{Count, Gate, Numbers, expected_counts};
 use example::Run;
-use example::random::{Random, setting};
+use example::kills::Kills;
+use example::random::Random;
 use std::fs;
 use std::io::{ErrorKind as IoErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use strandline::connectors::{BatchId, Deliver, DiskCommitter, WriteAhead};
 use strandline::prelude::*;
 use strandline::storage::FileSystem;
@@ -229,40 +230,15 @@ fn both_sinks_hold_what_a_run_without_failures_leaves_whenever_the_process_is_ki
     counts.sort_unstable();
     assert!(expected[0] == counts && expected[1] == counts, "without failures");
 
-    let wanted = setting("STRANDLINE_KILLS").unwrap_or(20);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    let seed = setting("STRANDLINE_SEED").unwrap_or(now.as_micros() as u64);
-    println!("STRANDLINE_SEED={seed} STRANDLINE_KILLS={wanted}");
-    let mut random = Random(seed);
-    let (mut kills, mut early, mut stories) = (0, 0, 0);
-    while kills < wanted {
+    let expected = &expected;
+    Kills::run(|| {
         let folder = tempfile::tempdir().unwrap();
-        stories += 1;
-        loop {
+        let path = folder.path().to_owned();
+        let start = move |random: &mut Random, at_full_speed: bool| {
             let (parallelism, interval) = (1 + random.below(3), [10, 20, 50][random.index(3)]);
-            let rate = if kills < wanted { [500, 1_000, 2_000][random.index(3)] } else { 1_000_000 };
-            let mut run = start(folder.path(), parallelism, interval, rate);
-            if kills >= wanted {
-                run.wait().well();
-                break;
-            }
-            if random.below(5) == 0 {
-                // During the start and what is recovered then.
-                random.pause(60);
-                early += u64::from(run.kill().killed());
-            } else if run.says("checkpoint ") {
-                let longest = [10, 150][random.index(2)];
-                random.pause(longest);
-                if !run.kill().killed() {
-                    break;
-                }
-                kills += 1;
-            } else {
-                run.wait().well();
-                break;
-            }
-        }
-        assert!(outputs(folder.path()) == expected, "after {kills} kills: STRANDLINE_SEED={seed}");
-    }
-    println!("{kills} kills after a checkpoint, {early} early ones, in {stories} stories");
+            let rate = if at_full_speed { 1_000_000 } else { [500, 1_000, 2_000][random.index(3)] };
+            start(&path, parallelism, interval, rate)
+        };
+        (start, move || assert!(outputs(folder.path()) == *expected, "see STRANDLINE_SEED above"))
+    });
 }

@@ -9,14 +9,13 @@
 
 mod example;
 
-use example::random::{Random, setting};
+use example::random::{Random, seed, setting};
 use example::{Run, everything_in};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
 use strandline::checkpoint::metadata::Manifest;
 
 #[test]
@@ -127,11 +126,6 @@ fn stories(mode: &Mode, part: u64) -> u64 {
         all.add(&story(&mut random, wanted - all.kills, mode));
     }
     all.in_flight
-}
-
-fn seed() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    setting("STRANDLINE_SEED").unwrap_or(now.as_micros() as u64)
 }
 
 /// One job from its first start to its end, killed until there were `wanted` kills after a new checkpoint.

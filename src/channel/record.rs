@@ -42,7 +42,7 @@ impl RecordCodec {
                 encode(items.len(), [], items, to)
             },
             decode: |bytes, _| {
-                decode(bytes, |_, items: Vec<T>| {
+                decode(bytes, false, |_, items: Vec<T>| {
                     (!items.is_empty()).then(|| Box::new(Batch { items }) as AnyBatch)
                 })
             },
@@ -61,7 +61,7 @@ impl RecordCodec {
                 encode(items.len(), items.iter().map(|item| item.hash), &Records(items), to)
             },
             decode: |bytes, wanted| {
-                decode(bytes, |hashes, records: Vec<T>| {
+                decode(bytes, true, |hashes, records: Vec<T>| {
                     let items = hashes.zip(records).filter(|(hash, _)| wanted(*hash));
                     let items: Vec<_> = items.map(|(hash, record)| Hashed { hash, record }).collect();
                     (!items.is_empty()).then(|| Box::new(Batch { items }) as AnyBatch)
@@ -144,9 +144,10 @@ where
 /// Hashes as they are stored.
 type Hashes<'a> = &'a mut dyn Iterator<Item = u64>;
 
-/// `batch` makes one of as many hashes as records, or no hashes, and the records; `None` if it would be empty.
+/// `batch` makes one of as many hashes as records, or no hashes where they are not `keyed`, and the records; `None` if it would be empty.
 fn decode<T: Record>(
     mut bytes: &[u8],
+    keyed: bool,
     batch: impl Fn(Hashes<'_>, Vec<T>) -> Option<AnyBatch>,
 ) -> Result<Vec<AnyBatch>, Error> {
     let damaged = || Error::new(ErrorKind::Corrupt, "records that were in flight cannot be decoded");
@@ -159,7 +160,8 @@ fn decode<T: Record>(
             rest.split_at_checked(if *hashed == 0 { 0 } else { n * 8 }).ok_or_else(damaged)?;
         let (records, rest): (Vec<T>, _) =
             postcard::take_from_bytes(rest).map_err(|cause| damaged().because(cause))?;
-        if records.len() != n {
+        // Taken for records without keys, keyed ones would reach subtasks that do not own them; the other way round they would be lost.
+        if records.len() != n || (*hashed != 0) != (keyed && n > 0) {
             return Err(damaged());
         }
         let (hashes, _) = hashes.as_chunks::<8>();
@@ -241,6 +243,22 @@ mod tests {
             let error = RecordCodec::keyed::<String>().decode(&bytes[..cut], &|_| true).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_batch_with_hashes_where_there_should_be_none_and_one_without_where_there_should_be_some_are_errors()
+    {
+        let plain: AnyBatch = Box::new(Batch { items: vec![String::from("a"), String::from("bc")] });
+        let mut bytes = Vec::new();
+        RecordCodec::of::<String>().encode(&plain, &mut bytes).unwrap();
+        let error = RecordCodec::keyed::<String>().decode(&bytes, &|_| true).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "read as nothing, its records would be lost");
+        let error = RecordCodec::of::<String>().decode(&two_batches(), &|_| true).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        // An empty one has nothing to lose.
+        let mut bytes = Vec::new();
+        RecordCodec::keyed::<String>().encode(&batch(&[]), &mut bytes).unwrap();
+        assert!(RecordCodec::keyed::<String>().decode(&bytes, &|_| true).unwrap().is_empty());
     }
 
     #[test]

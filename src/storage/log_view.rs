@@ -118,6 +118,17 @@ impl fmt::Display for LogFault {
     }
 }
 
+/// What it means for a process that the number it wants to write under is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// By an earlier decision of its own whose outcome it did not know: it is to write under the next number.
+    Ours,
+    /// By a claim: another process owns the job.
+    Fenced(Claim),
+    /// By an entry that can only follow a claim.
+    Foreign(Entry),
+}
+
 /// What the entries of a log say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct LogView {
@@ -171,6 +182,18 @@ impl LogView {
         self.first.get_or_insert(sequence);
         self.tail = sequence;
         Ok(())
+    }
+
+    /// Takes in what the process of generation `own` found under the number at which it wanted to write.
+    ///
+    /// # Errors
+    /// A [`LogFault`] if an entry of its own cannot follow.
+    pub(crate) fn taken(&mut self, sequence: u64, found: Entry, own: Generation) -> Result<Taken, LogFault> {
+        match found {
+            found if found.generation() == Some(own) => self.push(sequence, found).map(|()| Taken::Ours),
+            Entry::Claim(claim) => Ok(Taken::Fenced(claim)),
+            found => Ok(Taken::Foreign(found)),
+        }
     }
 
     /// Whether this entry can follow.

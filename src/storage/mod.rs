@@ -6,6 +6,8 @@ mod fault;
 mod format_v1;
 mod job_folder;
 mod job_log;
+#[cfg(test)]
+mod job_log_model;
 mod job_storage;
 mod layout;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::disk::DiskLock;
 use super::job_folder::JobFolder;
 use super::job_log::{Appended, JobLog};
 use super::layout;
-use super::log_view::{Claim, Cleared, Completed, Entry, Finished, LogFault, LogView};
+use super::log_view::{Claim, Cleared, Completed, Entry, Finished, LogFault, LogView, Taken};
 use super::state_file::{self, StateFileWriter};
 use crate::checkpoint::CompletedCheckpoint;
 use crate::checkpoint::metadata::{Manifest, Segment};
@@ -300,11 +300,7 @@ impl OwnedJob {
                     self.settle();
                     return Ok(());
                 }
-                // An earlier decision of ours whose outcome was unknown: now it is known.
-                Appended::Taken(found) if found.generation() == Some(self.inner.generation) => {
-                    self.record(sequence, found)?;
-                }
-                Appended::Taken(found) => return Err(self.foreign(sequence, &found)),
+                Appended::Taken(found) => self.taken(sequence, found)?,
                 Appended::Failed(error) => return Err(CompleteError::Failed(self.named(error))),
                 Appended::Unknown(error) => return Err(CompleteError::Unknown(self.named(error))),
             }
@@ -324,28 +320,40 @@ impl OwnedJob {
         let sequence = self.state().view.next();
         match self.inner.log.read_back(sequence).await.map_err(|error| self.named(error))? {
             None => {}
-            Some(found) if found.generation() == Some(self.inner.generation) => {
-                self.record(sequence, found).map_err(CompleteError::into_error)?;
-            }
-            Some(found) => return Err(self.foreign(sequence, &found).into_error()),
+            Some(found) => self.taken(sequence, found).map_err(CompleteError::into_error)?,
         }
         self.settle();
         Ok(())
     }
 
-    /// What it means that somebody else wrote where this process writes.
-    fn foreign(&self, sequence: u64, found: &Entry) -> CompleteError {
+    /// An entry lies where this process wanted to write: its own, or somebody else's.
+    fn taken(&self, sequence: u64, found: Entry) -> Result<(), CompleteError> {
+        let generation = self.inner.generation;
+        let taken = {
+            let mut state = self.state();
+            let taken = state.view.taken(sequence, found, generation);
+            let taken = taken.map_err(|fault| self.contradiction(&fault))?;
+            if taken == Taken::Ours {
+                state.own.insert(sequence);
+            }
+            taken
+        };
         let path = self.inner.log.path(sequence);
         let named = |kind, message| self.named(Error::new(kind, message).at(&path));
-        if let Entry::Claim(claim) = found {
-            let message = format!(
-                "generation {sequence} (pid {}) took this job over from generation {}: this process must stop",
-                claim.process, self.inner.generation
-            );
-            return CompleteError::Fenced(self.stop(named(ErrorKind::Fenced, message)));
+        match taken {
+            Taken::Ours => Ok(()),
+            Taken::Fenced(claim) => {
+                let message = format!(
+                    "generation {sequence} (pid {}) took this job over from generation {generation}: this process must stop",
+                    claim.process
+                );
+                Err(CompleteError::Fenced(self.stop(named(ErrorKind::Fenced, message))))
+            }
+            Taken::Foreign(found) => {
+                let message = format!("another process wrote to the job log without a claim: {found:?}");
+                Err(CompleteError::Failed(named(ErrorKind::Corrupt, message)))
+            }
         }
-        let message = format!("another process wrote to the job log without a claim: {found:?}");
-        CompleteError::Failed(named(ErrorKind::Corrupt, message))
     }
 
     fn record(&self, sequence: u64, entry: Entry) -> Result<(), CompleteError> {

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // each test uses a part
 
+pub mod kills;
 pub mod random;
 
 use std::io::{BufRead, BufReader, Read};

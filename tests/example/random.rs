@@ -2,13 +2,19 @@
 
 #![allow(dead_code)] // each test uses a part
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A number from the environment.
 pub fn setting(name: &str) -> Option<u64> {
     std::env::var(name)
         .ok()
         .map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")))
+}
+
+/// What `STRANDLINE_SEED` says, or another one each time.
+pub fn seed() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    setting("STRANDLINE_SEED").unwrap_or(now.as_micros() as u64)
 }
 
 /// SplitMix64.

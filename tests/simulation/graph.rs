@@ -1,4 +1,5 @@
-//! The dataflow: a source, two exchanges by key with state behind each, and a sink with transactions.
+//! The dataflow: a source, two exchanges by key with state behind each, and a sink with transactions; and perhaps one beside it that shares no
+//! records with it: a failover region of its own.
 
 use super::broker::{ToBroker, Written};
 use super::world::{Process, below};
@@ -17,6 +18,8 @@ pub const FILES: &str = "out";
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     pub splits: u64,
+    /// How many splits more the other region reads; none if there is no other.
+    pub apart: u64,
     /// Records in each split.
     pub len: u64,
     pub keys: u64,
@@ -215,10 +218,17 @@ pub fn key_of(shape: &Shape, split: u64, number: u64) -> u64 {
     (split * 7 + number * 5 + number / 3) % shape.keys
 }
 
-pub fn describe(env: &Environment, shape: Shape, sink: ToBroker, disk: SharedDisk) {
+/// `apart` is where the other region writes.
+pub fn describe(env: &Environment, shape: Shape, sink: ToBroker, apart: ToBroker, disk: SharedDisk) {
     let process = Arc::clone(&sink.process);
     let source = |ids: Range<u64>| Bursts { ids, shape, process: Arc::clone(&process) };
     let half = if shape.second_source { shape.splits / 2 } else { shape.splits };
+    if shape.apart > 0 {
+        let read = env.source("source apart", source(shape.splits..shape.splits + shape.apart));
+        first(read, "first apart", shape, &process)
+            .map(|(key, n, id)| (key, n, id, key, n))
+            .sink("broker apart", TwoPhase::new(apart));
+    }
     let read = env.source("source", source(0..half));
     if shape.second_source {
         let other = env.source("other", source(half..shape.splits));
@@ -228,14 +238,23 @@ pub fn describe(env: &Environment, shape: Shape, sink: ToBroker, disk: SharedDis
     }
 }
 
+/// Counts what was read by key.
+fn first(
+    read: Stream<Read, impl Pipe<Out = Read>>,
+    uid: &str,
+    shape: Shape,
+    process: &Arc<Process>,
+) -> Stream<Counted, impl Pipe<Out = Counted>> {
+    let process = Arc::clone(process);
+    read.key_by(move |read| key_of(&shape, read.split, read.number)).process(uid, move |setup| {
+        let (count, last, odd) =
+            (setup.value_state("count")?, setup.map_state("last")?, setup.value_state("odd")?);
+        Ok(First { count, last, odd, shape, process: Arc::clone(&process) })
+    })
+}
+
 fn count(read: Stream<Read, impl Pipe<Out = Read>>, shape: Shape, sink: ToBroker, disk: SharedDisk) {
-    let process = Arc::clone(&sink.process);
-    let counted =
-        read.key_by(move |read| key_of(&shape, read.split, read.number)).process("first", move |setup| {
-            let (count, last, odd) =
-                (setup.value_state("count")?, setup.map_state("last")?, setup.value_state("odd")?);
-            Ok(First { count, last, odd, shape, process: Arc::clone(&process) })
-        });
+    let counted = first(read, "first", shape, &sink.process);
     if shape.files {
         let (counted, copy) = counted.tee();
         copy.map(|(key, n, id)| format!("{key} {n} {id}")).sink("files", FileSink::at(FILES).disk(disk));

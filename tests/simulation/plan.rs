@@ -38,18 +38,21 @@ fn millis(random: &mut Random, from: u64, to: u64) -> Duration {
 impl Plan {
     pub fn draw(random: &mut Random) -> Self {
         let changes = once_in(random, 2);
-        let first = pick(random, &[1, 2, 2, 3]);
+        // Slow sinks in front of fast sources hold barriers back, here longer than there, so that they are waited for.
+        let pressed = once_in(random, 2);
+        let first = if pressed { 2 + below(random, 2) as u32 } else { pick(random, &[1, 2, 2, 3]) };
         let parallelism = (0..4).map(|_| if changes { 1 + below(random, 4) as u32 } else { first }).collect();
-        let pause = pick(random, &[1, 5, 20, 50]);
+        let pause = if pressed { 1 } else { pick(random, &[1, 5, 20, 50]) };
         let checkpointing = checkpointing(random, pause);
         let splits = 1 + below(random, 5);
         let overtakes = checkpointing.is_unaligned();
         let shape = Shape {
             splits,
-            len: 1 + below(random, 320) / splits,
+            apart: if once_in(random, 2) { 1 + below(random, 3) } else { 0 },
+            len: 1 + (if once_in(random, 8) { 0 } else { 60 } + below(random, 320)) / splits,
             keys: pick(random, &[1, 3, 10, 40]),
             second_keys: pick(random, &[1, 2, 7]),
-            burst: pick(random, &[1, 3, 10, 40]),
+            burst: if pressed { pick(random, &[3, 10]) } else { pick(random, &[1, 3, 10, 40]) },
             pause,
             // What was in flight and what a split gives at another parallelism come by different channels.
             in_order: checkpointing.get_mode() == CheckpointingMode::ExactlyOnce && !(changes && overtakes),
@@ -58,23 +61,23 @@ impl Plan {
             files: once_in(random, 3),
         };
         let trouble = Trouble {
-            faults: 1 + below(random, 10) as u32,
+            faults: 2 + below(random, 10) as u32,
             after: if once_in(random, 2) { 1 + below(random, 4) as u32 } else { 0 },
-            code: pick(random, &[0, 300, 2_000]),
+            code: pick(random, &[0, 300, 1_000]),
             broker: pick(random, &[0, 20, 100]),
-            disk: pick(random, &[20, 200, 1_000]),
-            delay: pick(random, &[0, 1, 5, 20]),
+            disk: pick(random, &[20, 100, 400]),
+            delay: if pressed { pick(random, &[5, 20]) } else { pick(random, &[0, 1, 5, 20]) },
             stall: pick(random, &[0, 0, 300]),
         };
         Self {
             shape,
             trouble,
             checkpointing,
-            channel_depth: pick(random, &[1, 2, 8]),
+            channel_depth: if pressed { 1 } else { pick(random, &[1, 2, 8]) },
             memory_threshold: pick(random, &[0, 0, 60, 100_000]),
             write_buffer: pick(random, &[16, 1 << 20]),
             retries: CommitRetries { times: pick(random, &[0, 2]), delay: millis(random, 0, 20) },
-            sink_buffer: pick(random, &[1, 5, 50]),
+            sink_buffer: if pressed { 1 } else { pick(random, &[1, 5, 50]) },
             parallelism,
             deaths: pick(random, &[0, 1, 2]),
             take_overs: once_in(random, 4),

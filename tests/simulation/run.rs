@@ -3,13 +3,14 @@
 use super::broker::{Broker, ToBroker, Written};
 use super::common::{in_flight_in, quiet_panics, sorted, tree, virtual_process, visible_lines};
 use super::disk::{Drive, SimDisk};
-use super::graph::{FILES, describe, key_of};
+use super::graph::{FILES, Shape, describe, key_of};
 use super::plan::{Plan, restart};
 use super::world::{Process, World, below, once_in};
 use futures::executor::block_on;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +81,8 @@ struct Run {
     world: Arc<World>,
     drive: Drive,
     broker: Arc<Broker>,
+    /// Where the other region writes.
+    apart: Arc<Broker>,
     processes: Cell<u32>,
     in_flight: Cell<u64>,
     /// Those that others have taken over.
@@ -97,6 +100,7 @@ pub fn run(seed: u64, lines: bool) -> Report {
         plan,
         drive: Drive::new(),
         broker: Arc::default(),
+        apart: Arc::default(),
         processes: Cell::new(0),
         in_flight: Cell::new(0),
         taken_over: Cell::default(),
@@ -215,9 +219,12 @@ impl Run {
             builder = builder.take_over();
         }
         let env = builder.build().unwrap();
-        let (broker, process) = (Arc::clone(&self.broker), Arc::clone(process));
         let (retries, buffer) = (self.plan.retries, self.plan.sink_buffer);
-        describe(&env, self.plan.shape, ToBroker { broker, process, retries, buffer }, disk);
+        let [sink, apart] = [&self.broker, &self.apart].map(|broker| {
+            let (broker, process) = (Arc::clone(broker), Arc::clone(process));
+            ToBroker { broker, process, retries, buffer }
+        });
+        describe(&env, self.plan.shape, sink, apart, disk);
         env
     }
 
@@ -286,11 +293,17 @@ impl Run {
     /// What must be so when the job is finished.
     fn check(&self) {
         let taken_over = self.taken_over.take();
-        let unfinished = self.broker.unfinished(|process| !taken_over.contains(&process));
-        if !unfinished.is_empty() {
-            self.world.violated(format!("transactions are left: {unfinished:?}"));
+        let Shape { splits, apart, .. } = self.plan.shape;
+        for (broker, splits) in [(&self.broker, 0..splits), (&self.apart, splits..splits + apart)] {
+            let unfinished = broker.unfinished(|process| !taken_over.contains(&process));
+            if !unfinished.is_empty() {
+                self.world.violated(format!("transactions are left: {unfinished:?}"));
+            }
+            self.check_output(&broker.committed(), splits);
         }
-        self.check_output(&self.broker.committed());
+        if self.plan.shape.files {
+            self.check_files(&self.broker.committed());
+        }
         // Tidies what the last one could not, and finds nothing to do.
         virtual_process(async {
             self.world.machine_begins();
@@ -305,13 +318,18 @@ impl Run {
         });
     }
 
-    fn check_output(&self, written: &[Written]) {
+    fn is_exact(&self) -> bool {
+        self.plan.checkpointing.get_mode() == CheckpointingMode::ExactlyOnce
+    }
+
+    /// Of the region that reads these splits.
+    fn check_output(&self, written: &[Written], splits: Range<u64>) {
         let shape = &self.plan.shape;
-        let expected: BTreeMap<u64, u64> = (0..shape.splits)
+        let expected: BTreeMap<u64, u64> = splits
             .flat_map(|split| (0..shape.len).map(move |number| (split, number)))
             .map(|(split, number)| (split * shape.len + number, key_of(shape, split, number)))
             .collect();
-        let is_exact = self.plan.checkpointing.get_mode() == CheckpointingMode::ExactlyOnce;
+        let is_exact = self.is_exact();
         let mut ids: Vec<(u64, u64)> = written.iter().map(|(key, _, id, ..)| (*id, *key)).collect();
         ids.sort_unstable();
         if !is_exact {
@@ -327,23 +345,6 @@ impl Run {
                 ids.len(),
                 expected.len()
             ));
-        }
-        if self.plan.shape.files {
-            let mut files = block_on(visible_lines(&*self.drive.memory, Path::new(FILES)));
-            let mut lines: Vec<_> =
-                written.iter().map(|(key, n, id, ..)| format!("{key} {n} {id}")).collect();
-            if !is_exact {
-                // How often a record came differs, and with it how many-th it was.
-                for line in files.iter_mut().chain(&mut lines) {
-                    *line = line.rsplit(' ').next().unwrap_or_default().to_owned();
-                }
-                let once =
-                    |lines: Vec<String>| lines.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
-                (files, lines) = (once(files), once(lines));
-            }
-            if sorted(files) != sorted(lines) {
-                self.world.violated("files and the other system do not have the same");
-            }
         }
         if !is_exact {
             return;
@@ -365,6 +366,23 @@ impl Run {
                     self.world.violated(format!("counts of key {key} by `{name}`: {counts:?}"));
                 }
             }
+        }
+    }
+
+    /// What the first operator gave is in files, too.
+    fn check_files(&self, written: &[Written]) {
+        let mut files = block_on(visible_lines(&*self.drive.memory, Path::new(FILES)));
+        let mut lines: Vec<_> = written.iter().map(|(key, n, id, ..)| format!("{key} {n} {id}")).collect();
+        if !self.is_exact() {
+            // How often a record came differs, and with it how many-th it was.
+            for line in files.iter_mut().chain(&mut lines) {
+                *line = line.rsplit(' ').next().unwrap_or_default().to_owned();
+            }
+            let once = |lines: Vec<String>| lines.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+            (files, lines) = (once(files), once(lines));
+        }
+        if sorted(files) != sorted(lines) {
+            self.world.violated("files and the other system do not have the same");
         }
     }
 

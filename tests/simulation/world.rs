@@ -66,6 +66,8 @@ struct Inner {
     /// The newest that the process it belongs to was told of.
     announced: u64,
     completions: u32,
+    /// How many operations of the disk fail still because one has: an answer that nobody gets is one that cannot be read back either.
+    outage: u64,
     /// Which process wrote to the job log last, and how many entries came.
     owner: u32,
     log_entries: u64,
@@ -87,6 +89,7 @@ impl World {
             completed: 0,
             announced: 0,
             completions: 0,
+            outage: 0,
             owner: 0,
             log_entries: 0,
         })))
@@ -114,7 +117,9 @@ impl World {
 
     /// From now on nothing fails.
     pub fn calm(&self) {
-        self.inner().trouble.faults = 0;
+        let mut inner = self.inner();
+        inner.trouble.faults = 0;
+        inner.outage = 0;
     }
 
     pub fn chance<T>(&self, choose: impl FnOnce(&mut Random) -> T) -> T {
@@ -414,8 +419,16 @@ impl Process {
     /// Whether a fault of the disk strikes now.
     pub fn disk_fails(&self) -> bool {
         let mut inner = self.world.inner();
+        if inner.outage > 0 {
+            inner.outage -= 1;
+            return true;
+        }
         let times = inner.trouble.disk;
-        inner.strikes("fault of the disk", times)
+        let strikes = inner.strikes("fault of the disk", times);
+        if strikes && once_in(&mut inner.random, 3) {
+            inner.outage = 1 + below(&mut inner.random, 3);
+        }
+        strikes
     }
 }
 
