@@ -2,6 +2,7 @@
 
 use super::disk::{DiskLock, SharedDisk, TEMP_PREFIX};
 use super::log_view::{Completed, LogView};
+use super::transfers::Transfers;
 use super::{layout, state_file};
 use crate::checkpoint::metadata::Manifest;
 use crate::error::{Error, ErrorKind};
@@ -19,6 +20,7 @@ pub(crate) struct JobFolder {
     pub(crate) max_state_size: Option<u64>,
     pub(crate) write_buffer_size: usize,
     pub(crate) memory_threshold: u64,
+    pub(crate) transfers: Transfers,
 }
 
 impl JobFolder {

@@ -16,8 +16,10 @@ mod memory;
 mod options;
 mod owned_job;
 mod state_file;
+mod state_reader;
 #[cfg(test)]
 mod test_support;
+mod transfers;
 
 pub use disk::{Disk, DiskFile, DiskLock, SharedDisk, TEMP_PREFIX};
 pub use fault::{Fault, FaultyDisk, Injection, Operation, Traced};

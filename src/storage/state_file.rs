@@ -4,10 +4,10 @@
 
 use super::disk::{DiskFile, SharedDisk};
 use super::layout;
+use super::transfers::Transfers;
 use crate::checkpoint::envelope::{self, Format, PREAMBLE};
 use crate::checkpoint::metadata::{InlineFile, Segment};
 use crate::error::{Error, ErrorKind};
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// The file format. The content of segments is described by the manifest, whose version covers it.
@@ -34,6 +34,7 @@ pub struct StateFileWriter {
     memory_threshold: u64,
     /// Later checkpoints may need the file.
     is_shared: bool,
+    transfers: Transfers,
     /// Bytes of the file so far, those in the buffer included.
     len: u64,
     state: String,
@@ -45,6 +46,7 @@ impl StateFileWriter {
     /// A file of this name (with `/` between the parts) in the job's folder.
     pub(super) fn new(disk: SharedDisk, folder: PathBuf, name: String, max_state_size: Option<u64>) -> Self {
         Self {
+            transfers: Transfers::new(1),
             disk,
             folder,
             state: name.clone(),
@@ -64,6 +66,11 @@ impl StateFileWriter {
     /// Collects so many bytes, at least 1, before it writes them.
     pub(super) fn buffered(self, bytes: usize) -> Self {
         Self { buffer_size: bytes.max(1), ..self }
+    }
+
+    /// Writes when it is its turn.
+    pub(super) fn in_turn(self, transfers: Transfers) -> Self {
+        Self { transfers, ..self }
     }
 
     /// What is no larger than this needs no file.
@@ -118,6 +125,7 @@ impl StateFileWriter {
         }
         self.flush().await?;
         let path = self.path();
+        let _turn = self.transfers.turn().await;
         match &mut self.file {
             Some(file) => {
                 file.sync().await.map_err(|error| layout::io_error("sync the state", &path, error))?
@@ -161,6 +169,7 @@ impl StateFileWriter {
     async fn flush(&mut self) -> Result<(), Error> {
         let path = self.path();
         let failed = |error| layout::io_error("write the state", &path, error);
+        let _turn = self.transfers.turn().await;
         let file = match &mut self.file {
             Some(file) => file,
             none => none.insert(self.disk.create(&path).await.map_err(failed)?),
@@ -197,35 +206,6 @@ impl StateFileWriter {
             _ => Ok(()),
         }
     }
-}
-
-/// Reads a segment of a file in the job's folder and checks it.
-///
-/// # Errors
-/// [`ErrorKind::Corrupt`] if the file is gone, too short or damaged; [`ErrorKind::Storage`].
-pub(crate) async fn read_segment(
-    disk: &SharedDisk,
-    folder: &Path,
-    segment: &Segment,
-) -> Result<Vec<u8>, Error> {
-    let path = layout::resolve(folder, &segment.file)?;
-    let what = || format!("{} bytes at {} of a state file", segment.len, segment.offset);
-    let corrupt =
-        |why: String| Error::new(ErrorKind::Corrupt, format!("{} cannot be read: {why}", what())).at(&path);
-    let bytes = match disk.read_range(&path, segment.offset, segment.len).await {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(corrupt("it is missing".into())),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            return Err(corrupt("it is too short".into()).because(error));
-        }
-        Err(error) => return Err(layout::io_error("read the state", &path, error)),
-    };
-    let found = crc32c::crc32c(&bytes);
-    if found != segment.crc32c {
-        let expected = segment.crc32c;
-        return Err(corrupt(format!("they are damaged: checksum {found:08x}, expected {expected:08x}")));
-    }
-    Ok(bytes)
 }
 
 /// Checks that a state file is one, in a version that can be read, and has at least `len` bytes. Reads only its start.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::storage::state_reader::StateReader;
 use crate::storage::{Disk, Fault, FaultyDisk, MemoryDisk};
 use std::sync::Arc;
 
@@ -15,7 +16,8 @@ fn writer(disk: &SharedDisk, max_state_size: Option<u64>) -> StateFileWriter {
 }
 
 async fn read(disk: &SharedDisk, segment: &Segment) -> Result<Vec<u8>, Error> {
-    read_segment(disk, Path::new("/job"), segment).await
+    let reader = StateReader { disk, folder: Path::new("/job"), transfers: &Transfers::new(1) };
+    reader.read_run(&[segment]).await.map(|read| read.concat())
 }
 
 fn path() -> PathBuf {
