@@ -1,5 +1,6 @@
 //! Durable I/O: the [`Disk`] trait, and on it checkpoint storage and the job log.
 
+mod blocks;
 mod disk;
 mod fault;
 #[cfg(test)]

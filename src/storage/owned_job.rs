@@ -191,8 +191,9 @@ impl OwnedJob {
     /// What writes the state of one subtask into a checkpoint whose folder was made. One writer for each.
     #[must_use]
     pub fn state_file(&self, id: CheckpointId, attempt: Attempt, subtask: SubtaskId) -> StateFileWriter {
-        let name = layout::state_file(id, self.inner.generation, attempt, subtask);
         let folder = &self.inner.folder;
+        let name = layout::state_file(id, self.inner.generation, attempt, subtask);
+        let name = name + folder.compression.extension();
         let file = StateFileWriter::new(Arc::clone(&folder.disk), folder.path(), name, folder.max_state_size);
         let file = file.buffered(folder.write_buffer_size).in_memory_up_to(folder.memory_threshold);
         file.in_turn(folder.transfers.clone())

@@ -1,8 +1,10 @@
 //! Reading parts of state files: several at once, and in one go what lies side by side.
 
+use super::blocks;
 use super::disk::SharedDisk;
 use super::layout;
 use super::transfers::Transfers;
+use crate::checkpoint::Compression;
 use crate::checkpoint::metadata::{Manifest, Segment};
 use crate::error::{Error, ErrorKind};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -55,13 +57,13 @@ impl StateReader<'_> {
     }
 
     fn within(self, content: &[u8], segment: &Segment) -> Result<Vec<u8>, Error> {
-        let part = segment.within(content).ok_or_else(|| {
+        let part = segment.within(content).map(<[u8]>::to_vec).ok_or_else(|| {
             let Segment { file, offset, len, .. } = segment;
             let what =
                 format!("a manifest should hold {len} bytes at {offset} of `{file}`, and holds others");
             Error::new(ErrorKind::Corrupt, what).at(self.folder)
         })?;
-        Ok(part.to_vec())
+        self.unpacked(segment, part)
     }
 
     /// Reads segments that lie side by side in a file.
@@ -86,8 +88,11 @@ impl StateReader<'_> {
                 }
             }
         };
-        run.iter().zip(&bytes).try_for_each(|(segment, bytes)| self.check(segment, bytes))?;
-        Ok(bytes)
+        let checked = run.iter().zip(bytes).map(|(segment, bytes)| {
+            self.check(segment, &bytes)?;
+            self.unpacked(segment, bytes)
+        });
+        checked.collect()
     }
 
     /// Reads `len` bytes from where a segment begins.
@@ -108,6 +113,17 @@ impl StateReader<'_> {
         }
         let why = format!("they are damaged: checksum {found:08x}, expected {expected:08x}");
         Err(self.corrupt(segment, &why))
+    }
+
+    /// What a segment holds.
+    fn unpacked(self, segment: &Segment, bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
+        match Compression::of_file(&segment.file) {
+            Compression::None => Ok(bytes),
+            Compression::Lz4 => blocks::unpack(&bytes).map_err(|error| match error.kind() {
+                ErrorKind::Corrupt => self.corrupt(segment, &error.to_string()),
+                _ => error.at(&self.folder.join(&segment.file)),
+            }),
+        }
     }
 
     fn corrupt(self, segment: &Segment, why: &str) -> Error {
