@@ -311,13 +311,19 @@ pub enum Distribution {
 /// What a state holds: shown in errors, compared on restore.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StateSchema {
-    /// `value`, `list`, `map`, `reducing`, `aggregating`, or `split-list`, `union-list`, `broadcast`, `instance-fields`, `source-splits`, `sink-commits`,
+    /// `value`, `list`, `map`, [`map-rows`](Self::MAP_ROWS), `reducing`, `aggregating`, or `split-list`, `union-list`, `broadcast`, `instance-fields`, `source-splits`, `sink-commits`,
     /// `open-transactions`.
     pub kind: String,
     /// Shape of the key in serde's terms; empty for operator state.
     pub key: String,
     /// Shape of the value in serde's terms.
     pub value: String,
+}
+
+impl StateSchema {
+    /// The kind of what is stored beside a `map` of the same name: parts of those maps that are large. A program that does not know of it does not
+    /// find what it declares under that name, and refuses.
+    pub const MAP_ROWS: &str = "map-rows";
 }
 
 /// Records that were in flight along one edge.

@@ -77,7 +77,8 @@ pub(super) fn not_built_in() -> Error {
     Error::new(ErrorKind::Configuration, what)
 }
 
-#[cfg(all(test, feature = "lz4"))]
+#[cfg(test)]
+#[cfg(feature = "lz4")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

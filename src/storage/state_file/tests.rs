@@ -159,6 +159,7 @@ async fn what_is_damaged_short_or_gone_is_told_apart_and_named() {
 /// A compressed file, kept for ever: every later version must read it. Three segments: 300 000 bytes of lines, nothing, and "the end".
 const COMPRESSED: &str = "tests/fixtures/format-v4/state-a0-0.0.lz4";
 
+#[cfg(feature = "lz4")]
 fn contents() -> [Vec<u8>; 3] {
     let lines = (0..).flat_map(|line| format!("line {}\n", line / 1_000).into_bytes());
     [lines.take(300_000).collect(), Vec::new(), b"the end".to_vec()]
