@@ -93,7 +93,7 @@ pub mod storage;
 pub mod types;
 
 pub use channel::Record;
-pub use checkpoint::{Checkpointing, CheckpointingMode, Retention};
+pub use checkpoint::{Checkpointing, CheckpointingMode, Compression, Retention};
 pub use dataflow::{Broadcast, BroadcastStream, Connected, Edge, KeyedStream, OperatorPipe, Pipe, Stream};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use job::{

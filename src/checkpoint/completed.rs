@@ -1,7 +1,7 @@
 //! What is known of a completed checkpoint.
 
 use super::duration_text;
-use super::metadata::{ListState, Manifest, OperatorState};
+use super::metadata::{ListState, Manifest, OperatorState, StateSchema};
 use crate::types::{CheckpointId, OperatorId, Timestamp};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -84,12 +84,13 @@ impl CompletedCheckpoint {
 impl OperatorSummary {
     fn of(state: &OperatorState) -> Self {
         let mut states: Vec<StateSummary> = Vec::new();
-        let mut add = |name: &str, kind: &str, entries: u64, bytes: u64| match states
-            .iter_mut()
-            .find(|state| state.name == name && state.kind == kind)
-        {
-            Some(state) => (state.entries, state.bytes) = (state.entries + entries, state.bytes + bytes),
-            None => states.push(StateSummary { name: name.into(), kind: kind.into(), entries, bytes }),
+        let mut add = |name: &str, kind: &str, entries: u64, bytes: u64| {
+            // Rows are parts of what a key has.
+            let (kind, entries) = if kind == StateSchema::MAP_ROWS { ("map", 0) } else { (kind, entries) };
+            match states.iter_mut().find(|state| state.name == name && state.kind == kind) {
+                Some(state) => (state.entries, state.bytes) = (state.entries + entries, state.bytes + bytes),
+                None => states.push(StateSummary { name: name.into(), kind: kind.into(), entries, bytes }),
+            }
         };
         for subtask in &state.subtasks {
             for keyed in &subtask.keyed {

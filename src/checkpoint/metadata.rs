@@ -1,5 +1,6 @@
 //! What a completed checkpoint is, as data: the manifest.
 
+use super::Compression;
 use super::envelope::{self, Format, FormatError};
 use crate::types::{
     Attempt, CheckpointId, Generation, JobName, KeyGroup, MaxParallelism, OperatorId, SubtaskIndex, Timestamp,
@@ -44,9 +45,10 @@ impl Manifest {
     /// | 1 | all but `in_flight`, and no [`Distribution::Union`] |
     /// | 2 | the same with [`Distribution::Union`]; then `in_flight`, unless it is empty |
     /// | 3 | as version 2, with `in_flight` even if it is empty; then every [`SubtaskState::increments`] that is not empty, with the place of its operator in the manifest and that of the subtask in it; then `inline` |
+    /// | 4 | as version 3; files whose name ends with `.lz4` are compressed, in it or beside it |
     ///
     /// What does without is written in an older version, which older programs read.
-    pub const FORMAT: Format = Format { kind: *b"MANI", version: 3 };
+    pub const FORMAT: Format = Format { kind: *b"MANI", version: 4 };
 
     /// The bytes of the manifest's file.
     ///
@@ -56,8 +58,10 @@ impl Manifest {
         let mut lists =
             self.operators.iter().flat_map(|operator| &operator.subtasks).flat_map(|subtask| &subtask.lists);
         let increments = self.increments();
-        if !increments.is_empty() || !self.inline.is_empty() {
-            return envelope::encode(Self::FORMAT, &(self, &self.in_flight, increments, &self.inline));
+        let compressed = self.is_compressed();
+        if compressed || !increments.is_empty() || !self.inline.is_empty() {
+            let format = Format { version: if compressed { 4 } else { 3 }, ..Self::FORMAT };
+            return envelope::encode(format, &(self, &self.in_flight, increments, &self.inline));
         }
         let version_2 = Format { version: 2, ..Self::FORMAT };
         if !self.in_flight.is_empty() {
@@ -88,6 +92,11 @@ impl Manifest {
         MaxParallelism::new(manifest.max_parallelism.get())
             .map_err(|error| FormatError::Malformed(error.to_string()))?;
         Ok(manifest)
+    }
+
+    /// Whether any file of it is compressed.
+    fn is_compressed(&self) -> bool {
+        self.segments().any(|segment| Compression::of_file(&segment.file) != Compression::None)
     }
 
     /// The states in increments, by the places of operator and subtask.
@@ -302,13 +311,19 @@ pub enum Distribution {
 /// What a state holds: shown in errors, compared on restore.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StateSchema {
-    /// `value`, `list`, `map`, `reducing`, `aggregating`, or `split-list`, `union-list`, `broadcast`, `instance-fields`, `source-splits`, `sink-commits`,
+    /// `value`, `list`, `map`, [`map-rows`](Self::MAP_ROWS), `reducing`, `aggregating`, or `split-list`, `union-list`, `broadcast`, `instance-fields`, `source-splits`, `sink-commits`,
     /// `open-transactions`.
     pub kind: String,
     /// Shape of the key in serde's terms; empty for operator state.
     pub key: String,
     /// Shape of the value in serde's terms.
     pub value: String,
+}
+
+impl StateSchema {
+    /// The kind of what is stored beside a `map` of the same name: parts of those maps that are large. A program that does not know of it does not
+    /// find what it declares under that name, and refuses.
+    pub const MAP_ROWS: &str = "map-rows";
 }
 
 /// Records that were in flight along one edge.

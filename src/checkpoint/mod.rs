@@ -3,6 +3,7 @@
 mod alignment;
 mod barrier;
 mod completed;
+mod compression;
 mod coordinator;
 pub mod duration_text;
 pub mod envelope;
@@ -21,6 +22,7 @@ mod statistics;
 pub use alignment::{AbortReason, Alignment, AlignmentAction, AlignmentEvent};
 pub use barrier::{Barrier, BarrierKind, Extent};
 pub use completed::{CompletedCheckpoint, OperatorSummary, StateSummary};
+pub use compression::Compression;
 pub use coordinator::Coordinator;
 pub use events::{Action, Event, PersistFailure};
 pub use failures::{CheckpointFailure, FailureReason};

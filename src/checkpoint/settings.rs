@@ -1,6 +1,6 @@
 //! When and how checkpoints are taken, as plain data.
 
-use super::{BarrierKind, duration_text};
+use super::{BarrierKind, Compression, duration_text};
 use crate::types::Monotonic;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -42,6 +42,8 @@ pub struct Checkpointing {
     incremental: bool,
     max_increments: u32,
     snapshot_memory: u64,
+    max_transfers: u32,
+    compression: Compression,
 }
 
 /// What state is after a failure (Flink's `CheckpointingMode`).
@@ -87,6 +89,8 @@ impl Default for Checkpointing {
             incremental: false,
             max_increments: 256,
             snapshot_memory: 1 << 30,
+            max_transfers: 4,
+            compression: Compression::None,
         }
     }
 }
@@ -234,6 +238,27 @@ impl Checkpointing {
         self
     }
 
+    /// How many calls to the storage a job makes at once, at least 1, to write the state of its subtasks to files or to read it back. Default 4.
+    /// More are faster on storage that answers slowly and does many things at once, such as an object store, and take bandwidth away from
+    /// others; with fewer, subtasks wait for each other, and what changes meanwhile waits in memory
+    /// ([`snapshot_memory`](Self::snapshot_memory)). Start with the default on a local drive, with 16 on a storage in a network. Source: Flink's
+    /// `state.backend.rocksdb.checkpoint.transfer.thread.num`, which counts per operator.
+    #[must_use]
+    pub fn max_transfers(mut self, calls: u32) -> Self {
+        self.max_transfers = calls;
+        self
+    }
+
+    /// How files of state are compressed. Default [`Compression::None`]. [`Compression::Lz4`], with the cargo feature `lz4`, makes files smaller
+    /// where state repeats itself, and costs the pool's time at a checkpoint and at a restart. Start without; turn it on where the storage, or the way to
+    /// it, is what checkpoints wait for, or where its space is dear. A file says how it is compressed, so this may be changed from one run to the
+    /// next. Source: Flink's `execution.checkpointing.snapshot-compression`.
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
     /// Time between two periodic checkpoints in force: the larger of what [`every`](Self::every) and
     /// [`min_pause`](Self::min_pause) say.
     #[must_use]
@@ -323,6 +348,18 @@ impl Checkpointing {
         self.snapshot_memory
     }
 
+    /// See [`max_transfers`](Self::max_transfers).
+    #[must_use]
+    pub fn get_max_transfers(&self) -> u32 {
+        self.max_transfers
+    }
+
+    /// See [`compression`](Self::compression).
+    #[must_use]
+    pub fn get_compression(&self) -> Compression {
+        self.compression
+    }
+
     /// See [`max_increments`](Self::max_increments).
     #[must_use]
     pub fn get_max_increments(&self) -> u32 {
@@ -348,11 +385,19 @@ impl Checkpointing {
             ("max_concurrent", self.max_concurrent),
             ("retain", self.retain),
             ("max_increments", self.max_increments),
+            ("max_transfers", self.max_transfers),
         ];
         for (name, value) in counts {
             if value < 1 {
                 faults.push(format!("checkpointing: {name} is {value}: give at least 1"));
             }
+        }
+        if !self.compression.is_built_in() {
+            faults.push(
+                "checkpointing: compression is lz4, and this program was built without the cargo feature `lz4` of strandline: turn it on, \
+                 or give none"
+                    .into(),
+            );
         }
         if self.unaligned && self.mode == CheckpointingMode::AtLeastOnce {
             faults.push(
@@ -395,18 +440,37 @@ mod tests {
 
     #[test]
     fn s2_8_all_faults_are_listed() {
-        let bad = Checkpointing::every(ms(9)).timeout(ms(9)).max_concurrent(0).retain(0).max_increments(0);
+        let bad = Checkpointing::every(ms(9)).timeout(ms(9)).max_concurrent(0).retain(0);
+        let bad = bad.max_increments(0).max_transfers(0);
         let faults = bad.faults().join("\n");
-        assert_eq!(bad.faults().len(), 5, "{faults}");
-        for name in
-            ["interval is 9ms", "timeout is 9ms", "max_concurrent is 0", "retain is 0", "max_increments is 0"]
-        {
+        assert_eq!(bad.faults().len(), 6, "{faults}");
+        for name in [
+            "interval is 9ms",
+            "timeout is 9ms",
+            "max_concurrent is 0",
+            "retain is 0",
+            "max_increments is 0",
+            "max_transfers is 0",
+        ] {
             assert!(faults.contains(name), "{name} in {faults}");
         }
-        let least =
-            Checkpointing::every(ms(10)).timeout(ms(10)).max_concurrent(1).retain(1).max_increments(1);
+        let least = Checkpointing::every(ms(10))
+            .timeout(ms(10))
+            .max_concurrent(1)
+            .retain(1)
+            .max_increments(1)
+            .max_transfers(1);
         assert_eq!(least.faults(), Vec::<String>::new());
         assert!(Checkpointing::default().faults().is_empty());
+    }
+
+    #[test]
+    fn compression_is_a_fault_where_it_is_not_built_in() {
+        let settings = read([("compression", "lz4")]).unwrap();
+        assert_eq!(settings, Checkpointing::default().compression(Compression::Lz4));
+        let faults = settings.faults().join("\n");
+        assert_eq!(faults.contains("cargo feature `lz4`"), !cfg!(feature = "lz4"), "{faults}");
+        assert_eq!(read([("compression", "none")]).unwrap(), Checkpointing::default());
     }
 
     #[test]

@@ -396,6 +396,10 @@ impl Environment {
             (None, Some(_)) => Some(JobStorage::new(&Memory::new(), name)?),
             (None, None) => None,
         };
+        let storage = match &settings.checkpointing {
+            Some(checkpointing) => storage.map(|storage| storage.with_settings(checkpointing)),
+            None => storage,
+        };
         let default = || Restart::Strategy(RestartStrategy::default_for(settings.checkpointing.is_some()));
         let restart = settings.restart.clone().unwrap_or_else(default);
         // A root: the job outlives what starts it.

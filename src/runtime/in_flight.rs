@@ -85,9 +85,11 @@ pub(super) async fn read(
     for state in &manifest.in_flight {
         let Some(edge) = layout.edges.iter().find(|edge| edge.name == state.edge) else { continue };
         let Some((chain, port)) = layout.consumer_of(edge.id) else { continue };
-        for (number, channel) in state.channels.iter().enumerate() {
-            let bytes = storage.read_segment(manifest, &channel.at).await;
-            let bytes: Arc<[u8]> = bytes.map_err(|error| error.checkpoint(manifest.checkpoint))?.into();
+        let segments: Vec<_> = state.channels.iter().map(|channel| &channel.at).collect();
+        let read = storage.read_segments(manifest, &segments).await;
+        let read = read.map_err(|error| error.checkpoint(manifest.checkpoint))?;
+        for (number, (channel, bytes)) in state.channels.iter().zip(read).enumerate() {
+            let bytes: Arc<[u8]> = bytes.into();
             for index in heirs(edge.exchange, state, number, chain.parallelism) {
                 let records = RestoredInFlight {
                     port,

@@ -1,20 +1,22 @@
 //! What an attempt begins with: the state of the last completed checkpoint, cut to its subtasks.
 
 use super::in_flight::{self, RestoredInFlight};
-use crate::checkpoint::metadata::{Distribution, GroupPart, ListState, Manifest, OperatorState, Segment};
+use crate::checkpoint::metadata::{
+    Distribution, GroupPart, GroupSegment, ListState, Manifest, OperatorState, Segment,
+};
 use crate::checkpoint::{Increments, WrittenPart};
 use crate::dataflow::{Layout, OperatorKind, PlannedChain};
 use crate::error::{Error, ErrorKind};
 use crate::operator::{COMMITS_STATE, OPEN_STATE, RecoveryContext, SPLITS_STATE};
 use crate::pool::panic_message;
-use crate::state::redistribution::IncrementsShare;
+use crate::state::redistribution::{ElementRange, IncrementsShare};
 use crate::state::{EncodedGroup, RestoredKeyed, RestoredList, RestoredOperator, redistribution};
 use crate::storage::OwnedJob;
 use crate::types::{
     Attempt, CheckpointId, KeyGroupRange, MaxParallelism, OperatorId, STABLE_HASH_VERSION, SubtaskId,
     SubtaskIndex, Timestamp,
 };
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use tracing::{Instrument, Span};
@@ -165,8 +167,8 @@ async fn try_restore(
                 }
                 OperatorKind::Operator => {
                     let (Some(reader), Some(state)) = (&reader, state) else { continue };
-                    for index in 0..chain.parallelism {
-                        let states = reader.share(state, chain, index, max_parallelism, increments).await?;
+                    let shares = reader.shares(state, chain, max_parallelism, increments).await?;
+                    for (index, states) in (0..).zip(shares) {
                         if let Some(subtask) = subtask_mut(&mut restored, chain, index) {
                             subtask.states.insert(operator.id.clone(), states);
                         }
@@ -274,13 +276,23 @@ impl Reader<'_> {
 
     /// All elements of a list, of all subtasks in order.
     async fn whole_list(&self, state: &OperatorState, name: &str) -> Result<Vec<Vec<u8>>, Error> {
-        let mut elements = Vec::new();
-        for subtask in &state.subtasks {
-            for list in subtask.lists.iter().filter(|list| list.name == name) {
-                elements.extend(self.elements(list, &state.operator).await?);
-            }
-        }
-        Ok(elements)
+        let lists = state.subtasks.iter().flat_map(|subtask| &subtask.lists);
+        let lists: Vec<&ListState> = lists.filter(|list| list.name == name).collect();
+        Ok(self.elements(&lists, &state.operator).await?.into_iter().flatten().collect())
+    }
+
+    /// What the subtasks of `chain` get of an operator's state, in order; those of several are read at once.
+    async fn shares(
+        &self,
+        state: &OperatorState,
+        chain: &PlannedChain,
+        max_parallelism: MaxParallelism,
+        increments: Option<u32>,
+    ) -> Result<Vec<RestoredOperator>, Error> {
+        let share = |index| self.share(state, chain, index, max_parallelism, increments);
+        // In order, so that of several errors it is always the same one.
+        let shares = stream::iter((0..chain.parallelism).map(share).collect::<Vec<_>>());
+        shares.buffered(self.storage.max_transfers()).try_collect().await
     }
 
     /// What subtask `index` of `chain` gets of an operator's state: the keyed state of its key groups, its share of each list.
@@ -295,12 +307,15 @@ impl Reader<'_> {
         let range = max_parallelism.range_of(SubtaskIndex(index), chain.parallelism);
         let mut keyed = Vec::new();
         for share in redistribution::keyed_for(range, &state.subtasks) {
-            let mut groups = Vec::with_capacity(share.groups.len());
-            for segment in share.groups {
-                let bytes = self.read(&segment.at, &state.operator).await?;
-                let (group, entries) = (segment.group, segment.entries);
-                groups.push(EncodedGroup { group, removed: 0, entries, bytes });
-            }
+            let segments: Vec<&Segment> = share.groups.iter().map(|group| &group.at).collect();
+            let read = self.read(&segments, &state.operator).await?.into_iter().zip(&share.groups);
+            let groups = read.map(|(bytes, GroupSegment { group, entries, .. })| EncodedGroup {
+                group: *group,
+                removed: 0,
+                entries: *entries,
+                bytes,
+            });
+            let groups = groups.collect();
             let (name, schema) = (share.name.to_owned(), share.schema.clone());
             keyed.push(RestoredKeyed { name, schema, groups, increments: None });
         }
@@ -326,13 +341,19 @@ impl Reader<'_> {
                 elements: Vec::new(),
             });
         }
-        for part in shares.get(index as usize).into_iter().flatten() {
-            let old = state
-                .subtasks
-                .get(part.from)
-                .and_then(|subtask| subtask.lists.iter().find(|list| list.name == part.name));
-            let (Some(old), Some(list)) = (old, lists.get_mut(&part.name)) else { continue };
-            let elements = self.elements(old, &state.operator).await?;
+        let old = |part: &ElementRange| {
+            state.subtasks.get(part.from)?.lists.iter().find(|list| list.name == part.name)
+        };
+        let parts: Vec<(&ElementRange, &ListState)> = shares
+            .get(index as usize)
+            .into_iter()
+            .flatten()
+            .filter_map(|part| Some((part, old(part)?)))
+            .collect();
+        let read: Vec<&ListState> = parts.iter().map(|(_, old)| *old).collect();
+        let read = self.elements(&read, &state.operator).await?;
+        for ((part, _), elements) in parts.into_iter().zip(read) {
+            let Some(list) = lists.get_mut(&part.name) else { continue };
             let start = usize::try_from(part.start).unwrap_or(usize::MAX);
             let len = usize::try_from(part.end.saturating_sub(part.start)).unwrap_or(0);
             list.elements.extend(elements.into_iter().skip(start).take(len));
@@ -349,7 +370,8 @@ impl Reader<'_> {
             let holders: Vec<usize> = copies.keys().copied().collect();
             let dealt = redistribution::broadcast(&holders, state.subtasks.len(), chain.parallelism);
             if let Some(copy) = dealt.get(index as usize).and_then(|holder| copies.get(holder)) {
-                list.elements = self.elements(copy, &state.operator).await?;
+                list.elements =
+                    self.elements(&[*copy], &state.operator).await?.into_iter().flatten().collect();
             }
         }
         Ok(RestoredOperator {
@@ -367,9 +389,11 @@ impl Reader<'_> {
         limit: Option<u32>,
         operator: &OperatorId,
     ) -> Result<RestoredKeyed, Error> {
-        let (mut increments, mut groups) = (Increments::of(self.manifest.lineage()), Vec::new());
-        for (state, file) in &share.files {
-            let index = self.read(&file.index, operator).await?;
+        let indexes: Vec<&Segment> = share.files.iter().map(|(_, file)| &file.index).collect();
+        let indexes = self.read(&indexes, operator).await?;
+        let mut increments = Increments::of(self.manifest.lineage());
+        let (mut parts, mut segments) = (Vec::new(), Vec::new());
+        for ((state, file), index) in share.files.iter().zip(indexes) {
             let index: Vec<GroupPart> = postcard::from_bytes(&index).map_err(|error| {
                 let message =
                     format!("the list of what a file holds of state `{}` makes no sense", share.name);
@@ -377,17 +401,22 @@ impl Reader<'_> {
                 error.operator(operator).checkpoint(self.manifest.checkpoint)
             })?;
             let mut needed = Vec::new();
-            for GroupPart { group, removed, entries, offset, len, crc32c } in index {
+            for part in index {
+                let GroupPart { group, offset, len, crc32c, .. } = part;
                 let base =
                     state.base_of(group).filter(|base| range.contains(group) && *base <= file.checkpoint);
                 let Some(base) = base else { continue };
                 needed.push((WrittenPart { group, bytes: len }, base));
-                let at = Segment { file: file.index.file.clone(), offset, len, crc32c };
-                let bytes = self.read(&at, operator).await?;
-                groups.push(EncodedGroup { group, removed, entries, bytes });
+                parts.push(part);
+                segments.push(Segment { file: file.index.file.clone(), offset, len, crc32c });
             }
             increments.restored(file, needed.into_iter());
         }
+        let bytes = self.read(&segments.iter().collect::<Vec<_>>(), operator).await?.into_iter();
+        let groups = bytes.zip(parts).map(|(bytes, GroupPart { group, removed, entries, .. })| {
+            EncodedGroup { group, removed, entries, bytes }
+        });
+        let groups = groups.collect();
         Ok(RestoredKeyed {
             name: share.name.to_owned(),
             schema: share.schema.clone(),
@@ -396,20 +425,35 @@ impl Reader<'_> {
         })
     }
 
-    async fn read(&self, segment: &Segment, operator: &OperatorId) -> Result<Vec<u8>, Error> {
-        let bytes = self.storage.read_segment(self.manifest, segment).await;
+    async fn read(&self, segments: &[&Segment], operator: &OperatorId) -> Result<Vec<Vec<u8>>, Error> {
+        let bytes = self.storage.read_segments(self.manifest, segments).await;
         bytes.map_err(|error| error.operator(operator).checkpoint(self.manifest.checkpoint))
     }
 
-    async fn elements(&self, list: &ListState, operator: &OperatorId) -> Result<Vec<Vec<u8>>, Error> {
-        let Some(segment) = &list.at else { return Ok(Vec::new()) };
-        let bytes = self.read(segment, operator).await?;
-        let elements = split_elements(&bytes).filter(|elements| elements.len() as u64 == list.elements);
-        elements.ok_or_else(|| {
-            let message =
-                format!("state `{}` should hold {} elements and does not", list.name, list.elements);
-            Error::new(ErrorKind::Corrupt, message).operator(operator).checkpoint(self.manifest.checkpoint)
-        })
+    /// The elements of each of these lists.
+    async fn elements(
+        &self,
+        lists: &[&ListState],
+        operator: &OperatorId,
+    ) -> Result<Vec<Vec<Vec<u8>>>, Error> {
+        let segments: Vec<&Segment> = lists.iter().filter_map(|list| list.at.as_ref()).collect();
+        let mut read = self.read(&segments, operator).await?.into_iter();
+        let mut elements = Vec::with_capacity(lists.len());
+        for list in lists {
+            if list.at.is_none() {
+                elements.push(Vec::new());
+                continue;
+            }
+            let found = split_elements(&read.next().unwrap_or_default());
+            let found = found.filter(|elements| elements.len() as u64 == list.elements).ok_or_else(|| {
+                let message =
+                    format!("state `{}` should hold {} elements and does not", list.name, list.elements);
+                let error = Error::new(ErrorKind::Corrupt, message);
+                error.operator(operator).checkpoint(self.manifest.checkpoint)
+            })?;
+            elements.push(found);
+        }
+        Ok(elements)
     }
 }
 

@@ -1,14 +1,16 @@
 //! A map per key.
 
-use super::handle::{keyed_state, plain_handle};
+use super::handle::plain_handle;
+use super::map_head::Head;
 use super::raw::TableId;
-use super::{Key, KeyedAccess, StateValue};
+use super::row::Row;
+use super::{Key, KeyedAccess, KeyedState, StateStore, StateValue, Table};
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{BuildHasherDefault, Hash};
 use std::marker::PhantomData;
 
-/// What a key's entry holds. The hasher has no random seed: the same history gives the same order of iteration.
+/// Pairs of a key. The hasher has no random seed: the same history gives the same order of iteration.
 pub(super) type Entries<UK, V> = HashMap<UK, V, BuildHasherDefault<DefaultHasher>>;
 
 /// What the second key of a [`MapState`] must be. Every type with these bounds is one.
@@ -19,20 +21,51 @@ impl<T: Key + Hash> UserKey for T {}
 /// Values by a second key, per key (Flink's `MapState`). Declare it with `map_state`; every method works on the current
 /// key. Iteration is in no order to rely on.
 ///
-/// The first change to a key's map while a checkpoint is being written encodes that map as it was. A map with very many entries is
-/// better made the key: `key_by` on both.
+/// What a change costs does not depend on how many pairs there are, also while a checkpoint is being written: a map of more than 32 pairs is kept in rows
+/// of about 16, and a change encodes one row or three, for an incremental checkpoint too. [`clear`](Self::clear) and iteration take as long as there
+/// are pairs. A map from a checkpoint that is older than this is put into rows when a pair is first put into it.
 pub struct MapState<UK, V> {
-    slot: TableId<Entries<UK, V>>,
+    slot: MapSlot<UK, V>,
     types: PhantomData<fn() -> (UK, V)>,
 }
 
-plain_handle!(MapState<UK, V>(TableId<Entries<UK, V>>));
-keyed_state!(MapState<UK: UserKey, V: StateValue>);
+plain_handle!(MapState<UK, V>(MapSlot<UK, V>));
+
+/// The tables of a map state.
+pub(super) struct MapSlot<UK, V> {
+    pub(super) heads: TableId<Head<UK, V>>,
+    pub(super) rows: TableId<Entries<UK, V>>,
+}
+
+impl<UK, V> Clone for MapSlot<UK, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<UK, V> Copy for MapSlot<UK, V> {}
+
+impl<K: Key, UK: UserKey, V: StateValue> KeyedState<K> for MapState<UK, V> {
+    fn keys_in<'s>(&self, store: &'s StateStore<K>) -> impl Iterator<Item = &'s K> + use<'s, K, UK, V>
+    where
+        K: 's,
+    {
+        store.table(self.slot.heads).into_iter().flat_map(Table::keys)
+    }
+}
 
 impl<UK: UserKey, V: StateValue> MapState<UK, V> {
-    fn entries<'c, C: KeyedAccess>(&self, ctx: &'c C) -> Option<&'c Entries<UK, V>> {
+    /// The map, if it is small, or its size.
+    fn head<'c, C: KeyedAccess>(&self, ctx: &'c C) -> Option<&'c Head<UK, V>> {
         let (store, key, hash) = ctx.states();
-        store.table(self.slot)?.get(key, hash)
+        store.table(self.slot.heads)?.get(key, hash)
+    }
+
+    /// One row of a large map.
+    fn row<'c, C: KeyedAccess>(&self, ctx: &'c C, number: u32) -> Option<&'c Entries<UK, V>> {
+        let (store, key, hash) = ctx.states();
+        let row = Row::of(key, hash, number, store.max_parallelism());
+        store.rows(self.slot.rows)?.get(&row, row.place)
     }
 
     /// A copy of the value under `user_key`.
@@ -42,7 +75,10 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
 
     /// The value under `user_key`, in place.
     pub fn peek<'c, C: KeyedAccess>(&self, ctx: &'c C, user_key: &UK) -> Option<&'c V> {
-        self.entries(ctx)?.get(user_key)
+        match self.head(ctx)? {
+            Head::Small(entries) => entries.get(user_key),
+            Head::Large(size) => self.row(ctx, size.row_of(user_key))?.get(user_key),
+        }
     }
 
     /// Whether there is a value under `user_key`.
@@ -53,19 +89,16 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
     /// Puts a value under `user_key` and gives the old one.
     pub fn insert<C: KeyedAccess>(&self, ctx: &mut C, user_key: UK, value: V) -> Option<V> {
         let (store, key, hash) = ctx.states_mut();
-        let table = store.table_mut(self.slot)?;
-        table.update(key, hash, Entries::default, |entries| entries.insert(user_key, value))
+        store.maps(self.slot, key, hash)?.insert(user_key, value)
     }
 
     /// Puts several values.
     pub fn insert_all<C: KeyedAccess>(&self, ctx: &mut C, values: impl IntoIterator<Item = (UK, V)>) {
-        let mut values = values.into_iter().peekable();
-        if values.peek().is_none() {
-            return;
-        }
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut(self.slot) {
-            table.update(key, hash, Entries::default, |entries| entries.extend(values));
+        if let Some(mut maps) = store.maps(self.slot, key, hash) {
+            for (user_key, value) in values {
+                maps.insert(user_key, value);
+            }
         }
     }
 
@@ -75,10 +108,8 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
         V: Default,
     {
         let (store, key, hash) = ctx.states_mut();
-        match store.table_mut(self.slot) {
-            Some(table) => {
-                table.update(key, hash, Entries::default, |entries| f(entries.entry(user_key).or_default()))
-            }
+        match store.maps(self.slot, key, hash) {
+            Some(mut maps) => maps.update(user_key, f),
             None => f(&mut V::default()),
         }
     }
@@ -89,13 +120,7 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
             return None; // without encoding for a snapshot a map that stays as it is
         }
         let (store, key, hash) = ctx.states_mut();
-        let table = store.table_mut(self.slot)?;
-        let entries = table.get_mut(key, hash)?;
-        let removed = entries.remove(user_key);
-        if entries.is_empty() {
-            table.remove(key, hash);
-        }
-        removed
+        store.maps(self.slot, key, hash)?.remove(user_key)
     }
 
     /// All pairs.
@@ -103,7 +128,14 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
         &self,
         ctx: &'c C,
     ) -> impl Iterator<Item = (&'c UK, &'c V)> + use<'c, C, UK, V> {
-        self.entries(ctx).into_iter().flatten()
+        let (small, rows) = match self.head(ctx) {
+            Some(Head::Small(entries)) => (Some(entries), 0),
+            Some(Head::Large(size)) => (None, size.rows),
+            None => (None, 0),
+        };
+        let this = *self;
+        let rows = (0..rows).filter_map(move |number| this.row(ctx, number));
+        small.into_iter().chain(rows).flatten()
     }
 
     /// All second keys.
@@ -118,7 +150,11 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
 
     /// Number of pairs.
     pub fn len<C: KeyedAccess>(&self, ctx: &C) -> usize {
-        self.entries(ctx).map_or(0, HashMap::len)
+        match self.head(ctx) {
+            Some(Head::Small(entries)) => entries.len(),
+            Some(Head::Large(size)) => usize::try_from(size.len).unwrap_or(usize::MAX),
+            None => 0,
+        }
     }
 
     /// Whether there are none.
@@ -129,8 +165,8 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
     /// Removes all pairs.
     pub fn clear<C: KeyedAccess>(&self, ctx: &mut C) {
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut(self.slot) {
-            table.remove(key, hash);
+        if let Some(mut maps) = store.maps(self.slot, key, hash) {
+            maps.clear();
         }
     }
 }

@@ -3,11 +3,11 @@
 //! brings is measured in docs/performance.md.
 
 mod memory;
-mod row;
 mod slab;
+mod stable_vec;
 
-pub(super) use row::Row;
 pub(super) use slab::{BLOCK, ElementId, Slab, element_id};
+pub(super) use stable_vec::StableVec;
 
 use super::store::AnyTable;
 use super::table::Table;

@@ -6,9 +6,12 @@ use super::codec;
 use super::encoding::{EncodedGroup, GroupEncoder, decode_group};
 use super::handle::Slot;
 use super::list::ListState;
-use super::map::{Entries, MapState, UserKey};
+use super::map::{Entries, MapSlot, MapState, UserKey};
+use super::map_head::Head;
+use super::map_rows::Maps;
 use super::raw::{ErasedTable, TableId};
 use super::reducing::{Reduce, ReducingState};
+use super::row::Row;
 use super::schema;
 use super::snapshot::{
     Increment, KeyedSnapshot, ListSnapshot, RestoredKeyed, RestoredList, RestoredOperator, StoreSnapshot,
@@ -45,6 +48,8 @@ pub struct StateStore<K> {
     snapshot_memory: usize,
     owner: u32,
     tables: Vec<TableSlot<K>>,
+    /// What tables hold of some of their keys in a second table.
+    rows: Vec<TableSlot<Row<K>>>,
     lists: Vec<ListSlot>,
     kept_tables: Vec<KeptTable>,
     kept_lists: Vec<RestoredList>,
@@ -58,6 +63,8 @@ struct TableSlot<K> {
     bases: BTreeMap<CheckpointId, Base>,
     /// What a reducing state folds with; `()` for the others.
     function: Box<dyn Any + Send>,
+    /// Where in [`StateStore::rows`] its rows are, if it has any.
+    rows: Option<u32>,
     levels: Arc<StateLevels>,
 }
 
@@ -97,7 +104,7 @@ pub(super) trait AnyTable: Any + Send {
     fn can_tell_since(&self, epoch: u32) -> bool;
     fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool;
     fn len(&self) -> usize;
-    fn levels(&self, levels: &StateLevels);
+    fn bytes(&self) -> (usize, usize);
     fn wants_touch(&self) -> bool;
     fn touch(&mut self, soon: &[u64], later: &[u64]);
 }
@@ -132,10 +139,8 @@ impl<K: Key, V: StateValue> AnyTable for Table<K, V> {
         Table::len(self)
     }
 
-    fn levels(&self, levels: &StateLevels) {
-        levels.entries.set(Table::len(self) as u64);
-        levels.bytes.set(self.bytes() as u64);
-        levels.snapshot_bytes.set(self.snapshot_bytes() as u64);
+    fn bytes(&self) -> (usize, usize) {
+        (Table::bytes(self), self.snapshot_bytes())
     }
 
     fn wants_touch(&self) -> bool {
@@ -248,6 +253,7 @@ impl<K> StateStore<K> {
             owner: stable_hash(&operator).unwrap_or_default() as u32,
             operator,
             tables: Vec::new(),
+            rows: Vec::new(),
             lists: Vec::new(),
             kept_tables: Vec::new(),
             kept_lists: Vec::new(),
@@ -288,7 +294,8 @@ impl<K> StateStore<K> {
 
     /// Names of restored states that nothing was declared for. They are kept, and stored again.
     pub fn undeclared(&self) -> impl Iterator<Item = &str> {
-        let tables = self.kept_tables.iter().map(|kept| kept.name.as_str());
+        let tables = self.kept_tables.iter().filter(|kept| kept.schema.kind != StateSchema::MAP_ROWS);
+        let tables = tables.map(|kept| kept.name.as_str());
         tables.chain(self.kept_lists.iter().map(|kept| kept.name.as_str()))
     }
 
@@ -365,6 +372,10 @@ impl<K> StateStore<K> {
             let how = (checkpoint, extent, self.snapshot_memory);
             keyed.push(slot.freeze(&self.operator, self.max_parallelism, how));
         }
+        for slot in self.rows.iter_mut().filter(|slot| slot.table.len() > 0) {
+            let how = (checkpoint, extent, self.snapshot_memory);
+            keyed.push(slot.freeze(&self.operator, self.max_parallelism, how));
+        }
         keyed.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(StoreSnapshot { keyed, lists })
     }
@@ -373,7 +384,9 @@ impl<K> StateStore<K> {
     /// woken when there is. Call it once per turn.
     pub fn sweep(&mut self, budget: usize, task: &TaskContext<'_>) -> bool {
         let swept = self.tables.iter_mut().map(|slot| slot.table.sweep(budget, task));
-        swept.fold(false, |more, table| more | table)
+        let more = swept.fold(false, |more, table| more | table);
+        let swept = self.rows.iter_mut().map(|slot| slot.table.sweep(budget, task));
+        swept.fold(more, |more, table| more | table)
     }
 
     /// Whether any state is too large for the cache.
@@ -396,8 +409,18 @@ impl<K> StateStore<K> {
     /// Makes known how large the keyed states are. Takes the same time however large that is.
     pub(crate) fn publish(&self) {
         for slot in &self.tables {
-            slot.table.levels(&slot.levels);
+            let rows = slot.rows.and_then(|rows| self.rows.get(rows as usize));
+            let (bytes, waiting) = slot.table.bytes();
+            let (more, more_waiting) = rows.map_or((0, 0), |rows| rows.table.bytes());
+            slot.levels.entries.set(slot.table.len() as u64);
+            slot.levels.bytes.set((bytes + more) as u64);
+            slot.levels.snapshot_bytes.set((waiting + more_waiting) as u64);
         }
+    }
+
+    /// The number of key groups.
+    pub(super) fn max_parallelism(&self) -> MaxParallelism {
+        self.max_parallelism
     }
 
     /// Number of keys that hold the keyed state `name`; `None` if no such state is declared.
@@ -472,7 +495,7 @@ impl<K> StateStore<K> {
         declared: &StateSchema,
     ) -> Result<L, Error> {
         codec::check::<T>().map_err(|why| self.unstorable(name, why))?;
-        self.check_name(name, declared)?;
+        self.check_name(name, &[declared])?;
         let (restored, kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.kept_lists).into_iter().partition(|kept| kept.name == name);
         self.kept_lists = kept;
@@ -497,8 +520,8 @@ impl<K> StateStore<K> {
         sum.saturating_mul(all).checked_div(entries.len() as u64).unwrap_or_default()
     }
 
-    /// Whether a state of this name and schema can be declared.
-    fn check_name(&self, name: &str, declared: &StateSchema) -> Result<(), Error> {
+    /// Whether a state of this name can be declared that is stored as these.
+    fn check_name(&self, name: &str, declared: &[&StateSchema]) -> Result<(), Error> {
         if name.is_empty() {
             let what = "a state has an empty name: its name is what it is found by after a restart";
             return Err(self.named(Error::new(ErrorKind::Program, what)));
@@ -516,7 +539,11 @@ impl<K> StateStore<K> {
         let lists = self.kept_lists.iter().filter(|kept| kept.name == name).map(|kept| &kept.schema);
         tables
             .chain(lists)
-            .try_for_each(|stored| schema::check(&self.operator, name, stored, declared))
+            .try_for_each(|stored| {
+                let of_its_kind = declared.iter().find(|declared| declared.kind == stored.kind);
+                let Some(declared) = of_its_kind.or(declared.first()) else { return Ok(()) };
+                schema::check(&self.operator, name, stored, declared)
+            })
             .map_err(|error| self.named(error))
     }
 
@@ -565,7 +592,17 @@ impl<K: Key> StateStore<K> {
     /// # Errors
     /// See [`value`](Self::value).
     pub fn map<UK: UserKey, V: StateValue>(&mut self, name: &str) -> Result<MapState<UK, V>, Error> {
-        Ok(MapState::new(self.declare_table::<Entries<UK, V>>("map", name, Box::new(()))?))
+        codec::check::<(K, Entries<UK, V>)>().map_err(|why| self.unstorable(name, why))?;
+        let declared = schema::keyed::<K, Entries<UK, V>>("map");
+        let of_rows = schema::keyed::<Row<K>, Entries<UK, V>>(StateSchema::MAP_ROWS);
+        self.check_name(name, &[&declared, &of_rows])?;
+        let index = self.index(self.rows.len())?;
+        let (heads, heads_id) =
+            self.restore_table::<K, Head<UK, V>>(name, declared, self.index(self.tables.len())?)?;
+        let (rows, rows_id) = self.restore_table::<Row<K>, Entries<UK, V>>(name, of_rows, index)?;
+        self.rows.push(rows);
+        self.push_table(TableSlot { rows: Some(index), ..heads });
+        Ok(MapState::new(MapSlot { heads: heads_id, rows: rows_id }))
     }
 
     /// Declares a value per key that everything added is folded into by `reduce`.
@@ -608,6 +645,27 @@ impl<K: Key> StateStore<K> {
         found
     }
 
+    #[inline]
+    pub(super) fn rows<V: StateValue>(&self, id: TableId<V>) -> Option<&Table<Row<K>, V>> {
+        let found = self.rows.get(id.index()).and_then(|found| found.table.get(id));
+        debug_assert!(found.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
+        found
+    }
+
+    /// The map of a key, to be changed.
+    #[inline]
+    pub(super) fn maps<'s, UK: UserKey, V: StateValue>(
+        &'s mut self,
+        slot: MapSlot<UK, V>,
+        key: &'s K,
+        hash: u64,
+    ) -> Option<Maps<'s, K, UK, V>> {
+        let heads = self.tables.get_mut(slot.heads.index()).and_then(|found| found.table.get_mut(slot.heads));
+        let rows = self.rows.get_mut(slot.rows.index()).and_then(|found| found.table.get_mut(slot.rows));
+        debug_assert!(heads.is_some() && rows.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
+        Some(Maps { heads: heads?, rows: rows?, groups: self.max_parallelism, key, hash })
+    }
+
     /// The table and the function that was declared with it.
     #[inline]
     pub(super) fn table_with_function<V: StateValue, F: 'static>(
@@ -628,11 +686,29 @@ impl<K: Key> StateStore<K> {
     ) -> Result<TableId<V>, Error> {
         codec::check::<(K, V)>().map_err(|why| self.unstorable(name, why))?;
         let declared = schema::keyed::<K, V>(kind);
-        self.check_name(name, &declared)?;
-        let (restored, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.kept_tables).into_iter().partition(|kept| kept.name == name);
+        self.check_name(name, &[&declared])?;
+        let (slot, id) = self.restore_table::<K, V>(name, declared, self.index(self.tables.len())?)?;
+        self.push_table(TableSlot { function, ..slot });
+        Ok(id)
+    }
+
+    fn push_table(&mut self, slot: TableSlot<K>) {
+        self.tables.push(slot);
+        self.publish();
+    }
+
+    /// A table with what was restored under `name` with a schema of this kind; nothing if nothing was. It is to be put at `index`.
+    fn restore_table<R: Key, V: StateValue>(
+        &mut self,
+        name: &str,
+        declared: StateSchema,
+        index: u32,
+    ) -> Result<(TableSlot<R>, TableId<V>), Error> {
+        let (restored, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.kept_tables)
+            .into_iter()
+            .partition(|kept| kept.name == name && kept.schema.kind == declared.kind);
         self.kept_tables = kept;
-        let mut table = Table::<K, V>::new();
+        let mut table = Table::<R, V>::new();
         let mut bases = BTreeMap::new();
         // Pieces of different schemas have no group in common, but only one of them would be known.
         let increments = match &*restored {
@@ -663,12 +739,10 @@ impl<K: Key> StateStore<K> {
             let base = Base { epoch: table.track(), increments: Arc::new(Arc::new(increments).into()) };
             bases.insert(checkpoint, base);
         }
-        let (table, id) = ErasedTable::new(table, self.index(self.tables.len())?);
-        let levels = Arc::new(StateLevels::new(name));
-        table.levels(&levels);
+        let (table, id) = ErasedTable::new(table, index);
+        let (levels, function) = (Arc::new(StateLevels::new(name)), Box::new(()));
         let name = name.to_owned();
-        self.tables.push(TableSlot { name, schema: declared, table, bases, function, levels });
-        Ok(id)
+        Ok((TableSlot { name, schema: declared, table, bases, function, rows: None, levels }, id))
     }
 }
 

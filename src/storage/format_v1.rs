@@ -4,7 +4,7 @@ use super::job_log::{Appended, JobLog};
 use super::layout;
 use super::log_view::{Claim, Completed, Entry, LogView};
 use super::state_file::StateFileWriter;
-use super::test_support::{files, memory};
+use super::test_support::{files, memory, read};
 use super::{JobStorage, LocalDisk, OnDisk, Opened, SharedDisk};
 use crate::checkpoint::metadata::*;
 use crate::types::*;
@@ -176,7 +176,7 @@ async fn a_job_of_version_1_is_opened_and_its_state_restored() {
     let segments = [segment(16, 27, 0xbd97_8c62), segment(43, 29, 0x6250_26a8), segment(72, 22, 0x010f_14da)];
     assert_eq!(found, manifest(3, 5, segments.clone()));
     for (segment, content) in segments.iter().zip(contents(5)) {
-        assert_eq!(job.read_segment(&found, segment).await.unwrap(), content);
+        assert_eq!(read(&job, &found, segment).await.unwrap(), content);
     }
 }
 

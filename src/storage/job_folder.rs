@@ -2,7 +2,9 @@
 
 use super::disk::{DiskLock, SharedDisk, TEMP_PREFIX};
 use super::log_view::{Completed, LogView};
+use super::transfers::Transfers;
 use super::{layout, state_file};
+use crate::checkpoint::Compression;
 use crate::checkpoint::metadata::Manifest;
 use crate::error::{Error, ErrorKind};
 use crate::types::{Generation, JobName};
@@ -19,6 +21,8 @@ pub(crate) struct JobFolder {
     pub(crate) max_state_size: Option<u64>,
     pub(crate) write_buffer_size: usize,
     pub(crate) memory_threshold: u64,
+    pub(crate) transfers: Transfers,
+    pub(crate) compression: Compression,
 }
 
 impl JobFolder {

@@ -6,6 +6,8 @@ use super::layout;
 use super::log_view::{Claim, Completed, Entry, LOOKS, LogView};
 use super::options::Storage;
 use super::owned_job::OwnedJob;
+use super::transfers::Transfers;
+use crate::checkpoint::{Checkpointing, Compression};
 use crate::error::{Error, ErrorKind};
 use crate::types::{CheckpointId, Generation, JobName, Random};
 use std::collections::BTreeSet;
@@ -48,9 +50,19 @@ impl JobStorage {
             max_state_size: storage.max_state_size(),
             write_buffer_size: storage.write_buffer_size(),
             memory_threshold: storage.memory_threshold(),
+            transfers: Transfers::new(Checkpointing::default().get_max_transfers()),
+            compression: Compression::None,
         };
         let log = JobLog::new(storage.disk(), folder.log_dir());
         Ok(Self { folder, log, random: Mutex::new(Random::from_os()) })
+    }
+
+    /// Reads and writes state as these settings say.
+    #[must_use]
+    pub fn with_settings(self, settings: &Checkpointing) -> Self {
+        let transfers = Transfers::new(settings.get_max_transfers());
+        let compression = settings.get_compression();
+        Self { folder: JobFolder { transfers, compression, ..self.folder }, ..self }
     }
 
     /// Takes what makes its claims unlike all others from here, for runs that repeat exactly. Two that open one job must not be given the

@@ -4,7 +4,8 @@
 //! <root>/<job>/lock-<generation>-<nonce>              locked while that process lives
 //!              log/<sequence>                         the job log, 20 digits
 //!              chk-<id>-g<generation>/manifest        what the checkpoint is
-//!                                    /state-a<attempt>-<chain>.<subtask>   unless it is in the manifest
+//!                                    /state-a<attempt>-<chain>.<subtask>   unless it is in the manifest; compressed
+//!                                                       ones end with `.lz4`
 //! ```
 //!
 //! Generation and attempt are in the names so that whoever comes too late writes where nobody reads.

@@ -1,5 +1,6 @@
 //! Durable I/O: the [`Disk`] trait, and on it checkpoint storage and the job log.
 
+mod blocks;
 mod disk;
 mod fault;
 #[cfg(test)]
@@ -18,8 +19,10 @@ mod memory;
 mod options;
 mod owned_job;
 mod state_file;
+mod state_reader;
 #[cfg(test)]
 mod test_support;
+mod transfers;
 
 pub use disk::{Disk, DiskFile, DiskLock, SharedDisk, TEMP_PREFIX};
 pub use fault::{Fault, FaultyDisk, Injection, Operation, Traced};

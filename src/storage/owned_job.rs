@@ -7,7 +7,8 @@ use super::job_folder::JobFolder;
 use super::job_log::{Appended, JobLog};
 use super::layout;
 use super::log_view::{Claim, Cleared, Completed, Entry, Finished, LogFault, LogView, Taken};
-use super::state_file::{self, StateFileWriter};
+use super::state_file::StateFileWriter;
+use super::state_reader::StateReader;
 use crate::checkpoint::CompletedCheckpoint;
 use crate::checkpoint::metadata::{Manifest, Segment};
 use crate::error::{Error, ErrorKind};
@@ -190,28 +191,34 @@ impl OwnedJob {
     /// What writes the state of one subtask into a checkpoint whose folder was made. One writer for each.
     #[must_use]
     pub fn state_file(&self, id: CheckpointId, attempt: Attempt, subtask: SubtaskId) -> StateFileWriter {
-        let name = layout::state_file(id, self.inner.generation, attempt, subtask);
         let folder = &self.inner.folder;
+        let name = layout::state_file(id, self.inner.generation, attempt, subtask);
+        let name = name + folder.compression.extension();
         let file = StateFileWriter::new(Arc::clone(&folder.disk), folder.path(), name, folder.max_state_size);
-        file.buffered(folder.write_buffer_size).in_memory_up_to(folder.memory_threshold)
+        let file = file.buffered(folder.write_buffer_size).in_memory_up_to(folder.memory_threshold);
+        file.in_turn(folder.transfers.clone())
     }
 
-    /// Reads a part of a state file that a manifest names, or has in itself, and checks it.
+    /// Reads parts of state files that a manifest names, or has in itself, and checks them: several at once, up to
+    /// [`max_transfers`](crate::Checkpointing::max_transfers), and what lies side by side in one go.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`], [`ErrorKind::Storage`].
-    pub async fn read_segment(&self, manifest: &Manifest, segment: &Segment) -> Result<Vec<u8>, Error> {
+    /// [`ErrorKind::Corrupt`], [`ErrorKind::Storage`]: of several, that of the part that is named first.
+    pub async fn read_segments(
+        &self,
+        manifest: &Manifest,
+        segments: &[&Segment],
+    ) -> Result<Vec<Vec<u8>>, Error> {
         let folder = &self.inner.folder;
-        if let Some(content) = manifest.inline_file(&segment.file) {
-            let part = segment.within(content).ok_or_else(|| {
-                let Segment { file, offset, len, .. } = segment;
-                let what =
-                    format!("a manifest should hold {len} bytes at {offset} of `{file}`, and holds others");
-                Error::new(ErrorKind::Corrupt, what).at(&folder.path()).checkpoint(manifest.checkpoint)
-            });
-            return part.map(<[u8]>::to_vec).map_err(|error| self.named(error));
-        }
-        state_file::read_segment(&folder.disk, &folder.path(), segment).await.map_err(|e| self.named(e))
+        let reader = StateReader { disk: &folder.disk, folder: &folder.path(), transfers: &folder.transfers };
+        let read = reader.read(manifest, segments).await;
+        read.map_err(|error| self.named(error))
+    }
+
+    /// How many reads or writes of state there may be at once.
+    #[must_use]
+    pub fn max_transfers(&self) -> usize {
+        self.inner.folder.transfers.limit()
     }
 
     /// Completes a checkpoint whose state files are all finished: writes its manifest, makes all of it survive a crash, and

@@ -1,17 +1,29 @@
 //! The large files of a checkpoint: the state of one subtask, one segment after the other.
 //!
-//! A file is the [preamble](envelope::preamble) and then bytes; where the segments are and what their checksums are, says the manifest.
+//! A file is the [preamble](envelope::preamble) and then bytes; where the segments are and what their checksums are, says the manifest. In
+//! version 2 each segment is compressed, in [blocks]; such a file has a name that says so.
 
+use super::blocks::{self, BLOCK};
 use super::disk::{DiskFile, SharedDisk};
 use super::layout;
+use super::transfers::Transfers;
+use crate::checkpoint::Compression;
 use crate::checkpoint::envelope::{self, Format, PREAMBLE};
 use crate::checkpoint::metadata::{InlineFile, Segment};
 use crate::error::{Error, ErrorKind};
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// The file format. The content of segments is described by the manifest, whose version covers it.
-pub(crate) const FORMAT: Format = Format { kind: *b"STAT", version: 1 };
+pub(crate) const FORMAT: Format = Format { kind: *b"STAT", version: 2 };
+
+/// The version of a file.
+fn format_of(compression: Compression) -> Format {
+    let version = match compression {
+        Compression::None => 1,
+        Compression::Lz4 => 2,
+    };
+    Format { version, ..FORMAT }
+}
 
 /// How much is collected before it is written, unless the storage says otherwise: large enough that the cost of a call does not matter, small
 /// enough that memory does not.
@@ -34,6 +46,8 @@ pub struct StateFileWriter {
     memory_threshold: u64,
     /// Later checkpoints may need the file.
     is_shared: bool,
+    compression: Compression,
+    transfers: Transfers,
     /// Bytes of the file so far, those in the buffer included.
     len: u64,
     state: String,
@@ -45,6 +59,8 @@ impl StateFileWriter {
     /// A file of this name (with `/` between the parts) in the job's folder.
     pub(super) fn new(disk: SharedDisk, folder: PathBuf, name: String, max_state_size: Option<u64>) -> Self {
         Self {
+            transfers: Transfers::new(1),
+            compression: Compression::of_file(&name),
             disk,
             folder,
             state: name.clone(),
@@ -64,6 +80,11 @@ impl StateFileWriter {
     /// Collects so many bytes, at least 1, before it writes them.
     pub(super) fn buffered(self, bytes: usize) -> Self {
         Self { buffer_size: bytes.max(1), ..self }
+    }
+
+    /// Writes when it is its turn.
+    pub(super) fn in_turn(self, transfers: Transfers) -> Self {
+        Self { transfers, ..self }
     }
 
     /// What is no larger than this needs no file.
@@ -93,17 +114,25 @@ impl StateFileWriter {
         self.state_len = self.state_len.saturating_add(bytes.len() as u64);
         self.check_size()?;
         if self.len == 0 {
-            self.append(&envelope::preamble(FORMAT)).await?;
+            self.append(&envelope::preamble(format_of(self.compression))).await?;
         }
         let offset = self.len;
-        self.append(bytes).await?;
+        let mut crc32c = 0;
+        match self.compression {
+            Compression::None => {
+                crc32c = crc32c::crc32c(bytes);
+                self.append(bytes).await?;
+            }
+            Compression::Lz4 => {
+                for block in bytes.chunks(BLOCK) {
+                    let block = blocks::pack(block)?;
+                    crc32c = crc32c::crc32c_append(crc32c, &block);
+                    self.append(&block).await?;
+                }
+            }
+        }
         self.broken = false;
-        Ok(Segment {
-            file: self.name.clone(),
-            offset,
-            len: bytes.len() as u64,
-            crc32c: crc32c::crc32c(bytes),
-        })
+        Ok(Segment { file: self.name.clone(), offset, len: self.len - offset, crc32c })
     }
 
     /// Makes the content survive a crash, and returns the length of the file; 0 if there is none as nothing was written. The
@@ -118,6 +147,7 @@ impl StateFileWriter {
         }
         self.flush().await?;
         let path = self.path();
+        let _turn = self.transfers.turn().await;
         match &mut self.file {
             Some(file) => {
                 file.sync().await.map_err(|error| layout::io_error("sync the state", &path, error))?
@@ -161,6 +191,7 @@ impl StateFileWriter {
     async fn flush(&mut self) -> Result<(), Error> {
         let path = self.path();
         let failed = |error| layout::io_error("write the state", &path, error);
+        let _turn = self.transfers.turn().await;
         let file = match &mut self.file {
             Some(file) => file,
             none => none.insert(self.disk.create(&path).await.map_err(failed)?),
@@ -199,35 +230,6 @@ impl StateFileWriter {
     }
 }
 
-/// Reads a segment of a file in the job's folder and checks it.
-///
-/// # Errors
-/// [`ErrorKind::Corrupt`] if the file is gone, too short or damaged; [`ErrorKind::Storage`].
-pub(crate) async fn read_segment(
-    disk: &SharedDisk,
-    folder: &Path,
-    segment: &Segment,
-) -> Result<Vec<u8>, Error> {
-    let path = layout::resolve(folder, &segment.file)?;
-    let what = || format!("{} bytes at {} of a state file", segment.len, segment.offset);
-    let corrupt =
-        |why: String| Error::new(ErrorKind::Corrupt, format!("{} cannot be read: {why}", what())).at(&path);
-    let bytes = match disk.read_range(&path, segment.offset, segment.len).await {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(corrupt("it is missing".into())),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            return Err(corrupt("it is too short".into()).because(error));
-        }
-        Err(error) => return Err(layout::io_error("read the state", &path, error)),
-    };
-    let found = crc32c::crc32c(&bytes);
-    if found != segment.crc32c {
-        let expected = segment.crc32c;
-        return Err(corrupt(format!("they are damaged: checksum {found:08x}, expected {expected:08x}")));
-    }
-    Ok(bytes)
-}
-
 /// Checks that a state file is one, in a version that can be read, and has at least `len` bytes. Reads only its start.
 ///
 /// # Errors
@@ -241,7 +243,16 @@ pub(crate) async fn check_file(disk: &SharedDisk, folder: &Path, file: &str, len
         return Err(corrupt("it is missing".into()));
     };
     let start = disk.read_range(&path, 0, found.min(PREAMBLE as u64)).await.map_err(failed)?;
-    envelope::check_preamble(FORMAT, &start).map_err(|error| corrupt(error.to_string()))?;
+    let (version, _) =
+        envelope::check_preamble(FORMAT, &start).map_err(|error| corrupt(error.to_string()))?;
+    let compression = Compression::of_file(file);
+    let expected = format_of(compression).version;
+    if version != expected {
+        return Err(corrupt(format!("it has version {version}, and by its name it should have {expected}")));
+    }
+    if !compression.is_built_in() {
+        return Err(blocks::not_built_in().at(&path));
+    }
     if found < len {
         return Err(corrupt(format!("it has {found} bytes, expected {len}")));
     }

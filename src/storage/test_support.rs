@@ -1,14 +1,19 @@
 //! What the tests of the job's storage share.
 
-use super::{CompleteError, Disk, JobStorage, MemoryDisk, OnDisk, Opened, OwnedJob, SharedDisk};
+use super::{
+    CompleteError, Disk, DiskFile, DiskLock, JobStorage, MemoryDisk, OnDisk, Opened, OwnedJob, SharedDisk,
+};
 use crate::checkpoint::metadata::{
-    Distribution, ListState, Manifest, OperatorState, StateSchema, SubtaskState,
+    Distribution, ListState, Manifest, OperatorState, Segment, StateSchema, SubtaskState,
 };
 use crate::error::Error;
 use crate::types::{Attempt, ChainId, CheckpointId, MaxParallelism, SubtaskId, SubtaskIndex, Timestamp};
-use std::collections::BTreeMap;
+use async_trait::async_trait;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Where the tests keep jobs.
 pub(crate) const ROOT: &str = "/root";
@@ -92,14 +97,115 @@ pub(crate) fn retained(job: &OwnedJob) -> Vec<u64> {
     job.retained().into_iter().map(|id| id.0).collect()
 }
 
+/// Reads one segment.
+pub(crate) async fn read(job: &OwnedJob, manifest: &Manifest, segment: &Segment) -> Result<Vec<u8>, Error> {
+    job.read_segments(manifest, &[segment]).await.map(|read| read.concat())
+}
+
 /// Reads the newest checkpoint back and checks every byte; its id.
 pub(crate) async fn restore(job: &OwnedJob) -> Option<u64> {
     let manifest = job.latest_manifest().await.unwrap()?;
     for segment in manifest.segments() {
-        assert_eq!(job.read_segment(&manifest, segment).await.unwrap(), state_of(manifest.checkpoint.0));
+        assert_eq!(read(job, &manifest, segment).await.unwrap(), state_of(manifest.checkpoint.0));
     }
     assert_eq!(job.retained().last(), Some(&manifest.checkpoint));
     Some(manifest.checkpoint.0)
+}
+
+/// A disk whose reads take time, and that counts them.
+#[derive(Debug, Clone)]
+pub(crate) struct SlowReads {
+    disk: SharedDisk,
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    now: usize,
+    most: usize,
+    /// How long the next ones take.
+    delays: VecDeque<Duration>,
+}
+
+impl SlowReads {
+    pub(crate) fn new(disk: SharedDisk) -> Self {
+        Self { disk, counts: Arc::default() }
+    }
+
+    pub(crate) fn reset(&self) {
+        *self.counts.lock().unwrap() = Counts::default();
+    }
+
+    /// How many there were, and how many at once.
+    pub(crate) fn reads(&self) -> (usize, usize) {
+        let counts = self.counts.lock().unwrap();
+        (counts.all, counts.most)
+    }
+
+    pub(crate) fn take(&self, delays: impl Into<VecDeque<Duration>>) {
+        self.counts.lock().unwrap().delays = delays.into();
+    }
+}
+
+#[async_trait]
+impl Disk for SlowReads {
+    async fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.disk.read(path).await
+    }
+
+    async fn read_range(&self, path: &Path, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+        let delay = {
+            let mut counts = self.counts.lock().unwrap();
+            counts.all += 1;
+            counts.now += 1;
+            counts.most = counts.most.max(counts.now);
+            counts.delays.pop_front().unwrap_or(Duration::from_secs(1))
+        };
+        crate::types::Clock::start().sleep(delay).await;
+        self.counts.lock().unwrap().now -= 1;
+        self.disk.read_range(path, offset, len).await
+    }
+
+    async fn len(&self, path: &Path) -> io::Result<Option<u64>> {
+        self.disk.len(path).await
+    }
+
+    async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(dir).await
+    }
+
+    async fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir(dir).await
+    }
+
+    async fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.disk.create(path).await
+    }
+
+    async fn publish(&self, path: &Path, content: Vec<u8>) -> io::Result<()> {
+        self.disk.publish(path, content).await
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to).await
+    }
+
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir).await
+    }
+
+    async fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path).await
+    }
+
+    async fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.remove_dir(dir).await
+    }
+
+    async fn lock(&self, path: &Path, note: &str) -> io::Result<Option<DiskLock>> {
+        self.disk.lock(path, note).await
+    }
 }
 
 /// All files below `dir` with their content, folders with none.

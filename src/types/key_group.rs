@@ -45,6 +45,16 @@ impl MaxParallelism {
         KeyGroup(((u128::from(hash) * u128::from(self.0)) >> 64) as u16)
     }
 
+    /// A hash of the same group as `hash`: which one says `seed`, evenly.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)] // less than the end of the group, which is at most 2^64
+    pub fn within_group_of(self, hash: u64, seed: u64) -> u64 {
+        let (groups, group) = (u128::from(self.0), u128::from(self.group_of(hash).0));
+        let first = (group << 64).div_ceil(groups);
+        let end = ((group + 1) << 64).div_ceil(groups);
+        (first + ((u128::from(seed) * (end - first)) >> 64)) as u64
+    }
+
     /// The groups that subtask `index` of `parallelism` owns: `[ceil(i*max/p), ceil((i+1)*max/p))`.
     #[must_use]
     #[allow(clippy::cast_possible_truncation)] // quotients are at most 32768

@@ -20,15 +20,18 @@ const SEED: u64 = 0x243f_6a88_85a3_08d3; // digits of pi
 const FOLD: u64 = 0x9e37_79b9_7f4a_7c15; // golden ratio, odd
 const FINISH: u64 = 0xd6e8_feb8_6659_fd93; // odd, dense
 
+/// The name, in serde's terms, of a struct whose hash is not made but given: it is that of its field `place`, a `u64`.
+const PLACED: &str = "$strandline::Placed";
+
 /// The stable hash of `key`.
 ///
 /// # Errors
 /// When the key's `Serialize` fails, or when it holds a float.
 #[inline]
 pub fn stable_hash<K: Serialize + ?Sized>(key: &K) -> Result<u64, StableHashError> {
-    let mut hasher = Hasher { state: SEED };
+    let mut hasher = Hasher { state: SEED, placed: false };
     key.serialize(&mut hasher)?;
-    Ok(fold(hasher.state, FINISH))
+    Ok(if hasher.placed { hasher.state } else { fold(hasher.state, FINISH) })
 }
 
 /// Why a key cannot be hashed.
@@ -58,6 +61,8 @@ fn fold(a: u64, b: u64) -> u64 {
 
 struct Hasher {
     state: u64,
+    /// The state is the hash.
+    placed: bool,
 }
 
 impl Hasher {
@@ -123,10 +128,19 @@ impl<'a> ser::Serializer for &'a mut Hasher {
         serialize_u8(u8),
         serialize_u16(u16),
         serialize_u32(u32),
-        serialize_u64(u64),
         serialize_char(char)
     );
     signed!(serialize_i8(i8), serialize_i16(i16), serialize_i32(i32), serialize_i64(i64));
+
+    #[inline]
+    fn serialize_u64(self, v: u64) -> Done {
+        if self.placed {
+            self.state = v;
+        } else {
+            self.word(v);
+        }
+        Ok(())
+    }
 
     #[allow(clippy::cast_possible_truncation)] // low half, then high half
     fn serialize_u128(self, v: u128) -> Done {
@@ -228,7 +242,8 @@ impl<'a> ser::Serializer for &'a mut Hasher {
     }
 
     #[inline]
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Counted<'a>, StableHashError> {
+    fn serialize_struct(self, name: &'static str, _: usize) -> Result<Counted<'a>, StableHashError> {
+        self.placed |= name == PLACED;
         Ok(Counted { hasher: self, len: None })
     }
 
@@ -316,7 +331,25 @@ elements!(
     SerializeTupleStruct::serialize_field,
     SerializeTupleVariant::serialize_field
 );
-fields!(SerializeStruct, SerializeStructVariant);
+fields!(SerializeStructVariant);
+
+impl ser::SerializeStruct for Counted<'_> {
+    type Ok = ();
+    type Error = StableHashError;
+
+    #[inline]
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Done {
+        if self.hasher.placed && name != "place" {
+            return Ok(());
+        }
+        self.element(value)
+    }
+
+    #[inline]
+    fn end(self) -> Done {
+        self.finish()
+    }
+}
 
 impl ser::SerializeMap for Counted<'_> {
     type Ok = ();

@@ -1,4 +1,5 @@
 use super::*;
+use crate::state::KeyedAccess;
 use crate::state::test_context::Fake;
 use crate::types::KeyGroup;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -267,4 +268,86 @@ fn handles_and_stores_may_change_threads_and_types_need_not() {
     plain::<ValueState<String>>();
     plain::<MapState<String, String>>();
     plain::<ReducingState<std::rc::Rc<u8>>>();
+}
+
+/// What a checkpoint of a program without rows holds of a map of so many pairs.
+fn before_rows(pairs: u32) -> RestoredOperator {
+    let mut ctx = Fake::<u64>::new();
+    let id = ctx.store.declare_table::<Entries<u32, String>>("map", "m", Box::new(())).unwrap();
+    let entries: Entries<u32, String> = (0..pairs).map(|number| (number, number.to_string())).collect();
+    let (store, key, hash) = ctx.at(1).states_mut();
+    assert!(store.table_mut(id).unwrap().insert(key, hash, entries));
+    restored(&mut ctx.store)
+}
+
+#[test]
+fn a_map_from_before_there_were_rows_is_read_and_put_into_rows_when_it_is_added_to() {
+    for pairs in [1, 32, 33, 5_000] {
+        let before = before_rows(pairs);
+        let mut ctx = Fake::<u64>::restored(before.clone());
+        let map = ctx.store.map::<u32, String>("m").unwrap();
+        let ctx = ctx.at(1);
+        assert_eq!((map.len(ctx), map.get(ctx, &0)), (pairs as usize, Some("0".to_owned())));
+        let unchanged = restored(&mut ctx.store);
+        assert_eq!(unchanged.keyed.len(), 1);
+        map.insert(ctx, pairs, "new".to_owned());
+        let after = restored(&mut ctx.store);
+        let kinds: Vec<&str> = after.keyed.iter().map(|state| &*state.schema.kind).collect();
+        assert_eq!(kinds, if pairs < 32 { vec!["map"] } else { vec!["map", StateSchema::MAP_ROWS] });
+        let mut next = Fake::<u64>::restored(after);
+        let map = next.store.map::<u32, String>("m").unwrap();
+        let next = next.at(1);
+        let mut found: Vec<(u32, String)> = map.iter(next).map(|(k, v)| (*k, v.clone())).collect();
+        found.sort_unstable();
+        let mut expected: Vec<(u32, String)> =
+            (0..pairs).map(|number| (number, number.to_string())).collect();
+        expected.push((pairs, "new".to_owned()));
+        assert_eq!(found, expected);
+    }
+}
+
+fn with_rows() -> RestoredOperator {
+    let mut ctx = Fake::<u64>::restored(before_rows(100));
+    let map = ctx.store.map::<u32, String>("m").unwrap();
+    map.insert(ctx.at(1), 1_000, String::new());
+    restored(&mut ctx.store)
+}
+
+#[test]
+fn a_program_that_knows_no_rows_refuses_a_checkpoint_that_has_some() {
+    let mut older = store(with_rows());
+    let declared = older.declare_table::<Entries<u32, String>>("map", "m", Box::new(()));
+    let error = declared.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Program);
+    assert!(error.to_string().contains("state `m` was stored as map-rows"), "{error}");
+    // So does one that has another type, or another kind of state, under that name.
+    assert!(store(with_rows()).map::<u32, u64>("m").is_err());
+    assert!(store(with_rows()).value::<u64>("m").is_err());
+}
+
+#[test]
+fn rows_that_nothing_is_declared_for_are_kept_and_named_once() {
+    let mut next = store(with_rows());
+    assert_eq!(next.undeclared().collect::<Vec<_>>(), ["m"]);
+    assert_eq!(restored(&mut next), with_rows());
+    let mut ctx = Fake::with_store(next);
+    let map = ctx.store.map::<u32, String>("m").unwrap();
+    assert_eq!((map.len(ctx.at(1)), ctx.store.undeclared().count()), (101, 0));
+}
+
+#[test]
+fn levels_count_keys_and_the_memory_of_rows() {
+    let mut ctx = Fake::<u64>::new();
+    let map = ctx.store.map::<u64, u64>("m").unwrap();
+    let levels = ctx.store.levels();
+    assert_eq!(levels.len(), 1);
+    let of = |ctx: &Fake<u64>| {
+        ctx.store.publish();
+        (levels[0].entries.get(), levels[0].bytes.get())
+    };
+    let (none, empty) = of(&ctx);
+    map.insert_all(ctx.at(1), (0..20_000).map(|number| (number, number)));
+    let (one, full) = of(&ctx);
+    assert_eq!((none, one), (0, 1));
+    assert!(full > empty + 20_000 / 16 * 40, "{empty}, {full}");
 }

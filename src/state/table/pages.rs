@@ -2,7 +2,7 @@
 
 use super::page::{Entry, Index, Page, rehash};
 use super::word::{PLACES, tag};
-use crate::state::raw::{BLOCK, ElementId, Row, Slab, element_id, prefetch_at};
+use crate::state::raw::{BLOCK, ElementId, Slab, StableVec, element_id, prefetch_at};
 use crate::state::{Key, StateValue};
 
 /// Where an entry is.
@@ -17,9 +17,9 @@ pub(super) struct Found {
 /// Pages by number; their entries are in blocks, so that none moves as a page grows.
 #[derive(Debug)]
 pub(super) struct Pages<K, V> {
-    pages: Row<Page<K>>,
+    pages: StableVec<Page<K>>,
     /// By page.
-    indices: Row<Index>,
+    indices: StableVec<Index>,
     entries: Slab<Entry<K, V>>,
     /// By block, the page that has it.
     owners: Vec<u32>,
@@ -27,7 +27,12 @@ pub(super) struct Pages<K, V> {
 
 impl<K: Key, V: StateValue> Default for Pages<K, V> {
     fn default() -> Self {
-        Self { pages: Row::default(), indices: Row::default(), entries: Slab::default(), owners: Vec::new() }
+        Self {
+            pages: StableVec::default(),
+            indices: StableVec::default(),
+            entries: Slab::default(),
+            owners: Vec::new(),
+        }
     }
 }
 

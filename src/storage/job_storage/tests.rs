@@ -313,7 +313,7 @@ async fn what_is_unreadable_is_an_error_and_nothing_is_touched() {
                 continue; // the front may be missing, and another entry is the last now
             }
             if target.contains("state") && damage == "flipped" {
-                continue; // only reading all of it shows that: see `read_segment`
+                continue; // only reading all of it shows that: see `read_segments`
             }
             let error = opened.unwrap_err();
             assert_eq!((error.kind(), error.path()), (ErrorKind::Corrupt, Some(&*path)), "{damage}: {error}");

@@ -115,7 +115,7 @@ mod tests {
         checkpoint(&new, 2).await.unwrap();
         new.retire(CheckpointId(1)).await.unwrap();
 
-        let error = old.read_segment(&latest, &segment).await.unwrap_err();
+        let error = read(&old, &latest, &segment).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         let error = old.explain(error).await;
         assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");

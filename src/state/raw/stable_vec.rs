@@ -6,18 +6,18 @@ use super::memory::Memory;
 ///
 /// Invariant: the first `len` are there, and no others; `len` is at most the memory's room.
 #[derive(Debug)]
-pub(in crate::state) struct Row<T> {
+pub(in crate::state) struct StableVec<T> {
     memory: Memory<T>,
     len: usize,
 }
 
-impl<T> Default for Row<T> {
+impl<T> Default for StableVec<T> {
     fn default() -> Self {
         Self { memory: Memory::default(), len: 0 }
     }
 }
 
-impl<T> Row<T> {
+impl<T> StableVec<T> {
     /// Number of elements.
     #[inline]
     pub(in crate::state) fn len(&self) -> usize {
@@ -57,7 +57,7 @@ impl<T> Row<T> {
     }
 }
 
-impl<T> Drop for Row<T> {
+impl<T> Drop for StableVec<T> {
     fn drop(&mut self) {
         if std::mem::needs_drop::<T>() {
             while self.pop().is_some() {}
@@ -72,32 +72,32 @@ mod tests {
 
     #[test]
     fn it_is_a_vector() {
-        let mut row = Row::default();
+        let mut vec = StableVec::default();
         for n in 0..200_000 {
-            row.push([n, n + 1, n + 2]);
+            vec.push([n, n + 1, n + 2]);
         }
-        *row.get_mut(77).unwrap() = [0; 3];
+        *vec.get_mut(77).unwrap() = [0; 3];
         assert_eq!(
-            (row.get(77), row.get(199_999), row.get(200_000)),
+            (vec.get(77), vec.get(199_999), vec.get(200_000)),
             (Some(&[0; 3]), Some(&[199_999, 200_000, 200_001]), None)
         );
-        assert!((0..row.len()).all(|at| at == 77 || row.get(at).unwrap()[0] == at));
-        assert_eq!(row.pop(), Some([199_999, 200_000, 200_001]));
-        assert_eq!(row.len(), 199_999);
-        while row.pop().is_some() {}
-        assert_eq!((row.len(), row.get(0)), (0, None));
+        assert!((0..vec.len()).all(|at| at == 77 || vec.get(at).unwrap()[0] == at));
+        assert_eq!(vec.pop(), Some([199_999, 200_000, 200_001]));
+        assert_eq!(vec.len(), 199_999);
+        while vec.pop().is_some() {}
+        assert_eq!((vec.len(), vec.get(0)), (0, None));
     }
 
     #[test]
     fn each_element_is_dropped_once() {
         let counted = Rc::new(());
-        let mut row = Row::default();
+        let mut vec = StableVec::default();
         for _ in 0..1000 {
-            row.push(Rc::clone(&counted));
+            vec.push(Rc::clone(&counted));
         }
-        drop(row.pop());
+        drop(vec.pop());
         assert_eq!(Rc::strong_count(&counted), 1000);
-        drop(row);
+        drop(vec);
         assert_eq!(Rc::strong_count(&counted), 1);
     }
 }
