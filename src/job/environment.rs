@@ -335,8 +335,10 @@ impl Environment {
         let name = JobName::from(name);
         let mut settings = self.settings(&name).map_err(|error| error.job(&name))?;
         if let (Some(seed), Some(Timestamp(at))) = (self.settings.seed, self.settings.wall_time) {
-            // Another sequence than the job's, and than that of a process that starts at another time.
-            let random = Random::from_seed(!seed ^ at.cast_unsigned().rotate_left(32));
+            // Another sequence than the job's, and than that of a process with another seed or another time: mixed in between, so that one
+            // does not make up for the other.
+            let of_seed = Random::from_seed(!seed).next_u64();
+            let random = Random::from_seed(of_seed ^ at.cast_unsigned());
             settings.storage = settings.storage.map(|storage| storage.with_random(random));
         }
         if self.is_cancelled() {
