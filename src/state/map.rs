@@ -13,7 +13,8 @@ use std::marker::PhantomData;
 /// Pairs of a key. The hasher has no random seed: the same history gives the same order of iteration.
 pub(super) type Entries<UK, V> = HashMap<UK, V, BuildHasherDefault<DefaultHasher>>;
 
-/// What the second key of a [`MapState`] must be. Every type with these bounds is one.
+/// What the second key of a [`MapState`] must be. Every type with these bounds is one. As with every [`Key`], two are equal if and only if their serde
+/// forms are: otherwise a large map may hold one twice.
 pub trait UserKey: Key + Hash {}
 
 impl<T: Key + Hash> UserKey for T {}
@@ -23,7 +24,7 @@ impl<T: Key + Hash> UserKey for T {}
 ///
 /// What a change costs does not depend on how many pairs there are, also while a checkpoint is being written: a map of more than 32 pairs is kept in rows
 /// of about 16, and a change encodes one row or three, for an incremental checkpoint too. [`clear`](Self::clear) and iteration take as long as there
-/// are pairs. A map from a checkpoint that is older than this is put into rows when a pair is first put into it.
+/// are pairs. If second keys cannot be hashed by their serde form, as those with floats, maps of any size stay in one piece, and a change encodes that. A map from a checkpoint that is older than this is put into rows when a pair is first put into it.
 pub struct MapState<UK, V> {
     slot: MapSlot<UK, V>,
     types: PhantomData<fn() -> (UK, V)>,
@@ -56,7 +57,7 @@ impl<K: Key, UK: UserKey, V: StateValue> KeyedState<K> for MapState<UK, V> {
 
 impl<UK: UserKey, V: StateValue> MapState<UK, V> {
     /// The map, if it is small, or its size.
-    fn head<'c, C: KeyedAccess>(&self, ctx: &'c C) -> Option<&'c Head<UK, V>> {
+    pub(super) fn head<'c, C: KeyedAccess>(&self, ctx: &'c C) -> Option<&'c Head<UK, V>> {
         let (store, key, hash) = ctx.states();
         store.table(self.slot.heads)?.get(key, hash)
     }

@@ -9,7 +9,7 @@ use super::map_head::{Head, Size};
 use super::row::Row;
 use super::table::Table;
 use super::{Key, StateValue};
-use crate::types::MaxParallelism;
+use crate::types::{MaxParallelism, stable_hash};
 
 /// The most pairs of a map that is one entry.
 pub(super) const SMALL: usize = 32;
@@ -174,6 +174,10 @@ impl<K: Key, UK: UserKey, V: StateValue> Maps<'_, K, UK, V> {
     /// Makes rows of a map that was one entry. One that was restored from a checkpoint older than rows may have any size.
     #[cold]
     fn spill(&mut self) {
+        let Some(Head::Small(entries)) = self.heads.get(self.key, self.hash) else { return };
+        if entries.keys().any(|user_key| stable_hash(user_key).is_err()) {
+            return; // nothing says which row they would be in
+        }
         let Some(Head::Small(entries)) = self.heads.get_mut(self.key, self.hash) else { return };
         let entries = std::mem::take(entries);
         let len = entries.len() as u64;

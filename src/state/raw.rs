@@ -44,7 +44,8 @@ pub(super) struct TableId<V> {
     id: u64,
     /// Where its store has put it.
     index: u32,
-    values: PhantomData<fn() -> V>,
+    /// Invariant in `V`: an id for one type must not pass for one of its subtypes (`for<'a> fn(&'a str)` is one of `fn(&'static str)`).
+    values: PhantomData<fn(V) -> V>,
 }
 
 impl<V> TableId<V> {

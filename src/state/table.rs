@@ -466,8 +466,14 @@ impl<K: Key, V: StateValue> Table<K, V> {
         self.pending.retain(|pending| !pending.to.is_given_up());
         let mut left = budget;
         while let Some(pending) = self.pending.first_mut() {
-            if pending.to.room(task) != Room::Some {
-                return false;
+            match pending.to.room(task) {
+                Room::Some => {}
+                Room::None => return false,
+                // It will wake nobody for the others.
+                Room::GivenUp => {
+                    self.pending.remove(0);
+                    continue;
+                }
             }
             if left == 0 {
                 return true;

@@ -72,7 +72,10 @@ impl StateReader<'_> {
             [] => return Ok(Vec::new()),
             [segment] => vec![self.read_bytes(segment, segment.len).await?],
             [first, ..] => {
-                match self.read_bytes(first, run.iter().map(|segment| segment.len).sum()).await {
+                match self
+                    .read_bytes(first, run.iter().fold(0, |sum, segment| segment.len.saturating_add(sum)))
+                    .await
+                {
                     Ok(bytes) => cut(&bytes, run),
                     // The file is too short for all of them, and there is an error that names the first for which it is.
                     Err(error) if error.kind() == ErrorKind::Corrupt => {

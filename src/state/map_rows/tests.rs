@@ -296,6 +296,34 @@ fn a_map_that_shrinks_gives_its_rows_back_one_by_one_and_is_one_entry_again_at_t
     }
 }
 
+/// A number whose serde form is a float, which has no stable hash.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Price(u32);
+
+impl Serialize for Price {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(f64::from(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Price {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        f64::deserialize(deserializer).map(|price| Self(price as u32))
+    }
+}
+
+#[test]
+fn a_map_whose_second_keys_have_no_stable_hash_stays_in_one_piece() {
+    let mut ctx = Fake::<u64>::new();
+    let map = ctx.store.map::<Price, u64>("m").unwrap();
+    map.insert_all(ctx.at(1), (0..500).map(|number| (Price(number), 0)));
+    for number in 0..500 {
+        assert_eq!(map.insert(&mut ctx, Price(number), number.into()), Some(0));
+    }
+    assert!((0..500).all(|number| map.get(&ctx, &Price(number)) == Some(number.into())));
+    assert!(matches!(map.head(&ctx), Some(Head::Small(entries)) if entries.len() == 500));
+}
+
 /// Counts how often it is encoded.
 #[derive(Debug, Clone, Default, Deserialize)]
 struct Counted(u64);

@@ -123,7 +123,8 @@ impl<T> Drop for Memory<T> {
 
 /// Pieces of whole huge pages begin where one does.
 fn layout<T>(room: usize) -> Layout {
-    let plain = Layout::array::<T>(room).unwrap_or(Layout::new::<T>());
+    // More than there are addresses: as when there is no memory left.
+    let Ok(plain) = Layout::array::<T>(room) else { handle_alloc_error(Layout::new::<T>()) };
     let align = if plain.size() >= HUGE { HUGE } else { 1 };
     plain.align_to(align).unwrap_or(plain)
 }

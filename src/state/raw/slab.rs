@@ -155,11 +155,12 @@ impl<T> Slab<T> {
             self.filled.pop();
             self.idle -= 1;
         }
-        let from = u32::try_from(self.filled.len()).ok()?.checked_sub(1)?;
-        let moved = self.take_free(from).map(|to| {
+        let last = u32::try_from(self.filled.len()).ok().and_then(|len| len.checked_sub(1));
+        let moved = last.and_then(|from| {
+            let to = self.take_free(from)?;
             self.relocate(from, to);
             self.filled.pop();
-            (from, to)
+            Some((from, to))
         });
         self.memory.release(self.filled.len() * BLOCK);
         moved

@@ -292,6 +292,8 @@ impl<K: Key, V: StateValue> Pages<K, V> {
 
     /// Gives the upper half of a page's hashes to a new page, the last one. All snapshots must have what they need of it.
     pub(super) fn split(&mut self, at: usize) {
+        // First what calls the key's own serde: a panic in there must leave all as it is.
+        let mut hashes: Vec<u64> = self.entries_of(at).map(|entry| rehash(&entry.key)).collect();
         let Some(page) = self.pages.get_mut(at) else { return };
         page.depth += 1;
         let bit = 64 - page.depth;
@@ -299,7 +301,6 @@ impl<K: Key, V: StateValue> Pages<K, V> {
         page.split_removed(&mut upper);
         let new = self.pages.len();
         self.add(upper);
-        let mut hashes: Vec<u64> = self.entries_of(at).map(|entry| rehash(&entry.key)).collect();
         // From the end, so that what moves to a place has been looked at.
         for place in (0..hashes.len()).rev() {
             let hash = hashes.get(place).copied().unwrap_or_default();
