@@ -289,11 +289,13 @@ impl Subtask {
 
     fn steps(&mut self, task: &mut TaskContext<'_>, began: Duration) -> Result<Turn> {
         let (mut batches, mut looked) = (0, began);
+        let mut looks_again = false;
         loop {
             if self.stop {
                 return Ok(Turn::Stopped);
             }
             if self.step(task)? {
+                looks_again = false;
                 batches += 1;
                 let now = self.clock.elapsed();
                 self.slice.took(now.saturating_sub(looked));
@@ -330,6 +332,10 @@ impl Subtask {
             self.cell.fall_asleep(task.waker());
             if self.may_go_on(task)? {
                 self.cell.stay_awake();
+                // Whatever it is that cannot be taken, the others of this thread have their turn.
+                if std::mem::replace(&mut looks_again, true) {
+                    return Ok(Turn::Busy);
+                }
                 continue;
             }
             return Ok(Turn::Idle);
@@ -340,6 +346,10 @@ impl Subtask {
     fn may_go_on(&mut self, task: &mut TaskContext<'_>) -> Result<bool> {
         if !self.at_rest && self.come_to_rest(task)? {
             return Ok(true);
+        }
+        // What leaves takes nothing any more: only its last commits keep it.
+        if self.at_rest && matches!(self.phase, Phase::Preparing | Phase::Leaving) {
+            return Ok(false);
         }
         if self.at_rest && self.gate.as_ref().is_some_and(InputGate::has_event) {
             return Ok(true);
