@@ -16,6 +16,9 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
 /// Brings the cache line of an address near. Changes nothing else.
 #[inline]
 #[allow(unsafe_code)]

@@ -25,7 +25,7 @@ use super::raw::ElementId;
 use super::{Key, StateValue};
 use crate::types::MaxParallelism;
 use hints::Hints;
-use page::{Entry, Page};
+use page::{Entry, Head, Page};
 use pages::Pages;
 pub(super) use pending::Since;
 use pending::{Pending, range};
@@ -68,7 +68,7 @@ pub struct Table<K, V> {
 impl<K: Key, V: StateValue> Default for Table<K, V> {
     fn default() -> Self {
         let mut pages = Pages::default();
-        pages.add(Page::new(0, 0, 0));
+        pages.add(Head::new(0, 0), Page::new(0, 0));
         Self {
             directory: vec![0],
             depth: 0,
@@ -163,7 +163,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
                 (found.place, found.id)
             }
         };
-        if !self.at_rest && self.pages.page(at)?.clean != self.quiet {
+        if !self.at_rest && self.pages.head(at)?.clean != self.quiet {
             self.before_change(at, hash, place, id);
         }
         self.hints.found(hash, id);
@@ -203,7 +203,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
         }
         let at = self.page_of(hash);
         if let Some((_, id)) = self.pages.find_at_home(at, key, hash)
-            && (self.at_rest || self.pages.page(at).is_some_and(|page| page.clean == self.quiet))
+            && (self.at_rest || self.pages.head(at).is_some_and(|head| head.clean == self.quiet))
             && let Some(entry) = self.pages.entry_mut(id)
         {
             self.hints.found(hash, id);
@@ -233,7 +233,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
     pub fn take(&mut self, key: &K, hash: u64) -> Option<V> {
         let at = self.page_of(hash);
         let found = self.pages.find(at, key, hash)?;
-        if self.pages.page(at)?.clean != self.quiet {
+        if self.pages.head(at)?.clean != self.quiet {
             self.before_change(at, hash, found.place, found.id);
         }
         let entry = self.pages.remove(at, found)?;
@@ -291,10 +291,9 @@ impl<K: Key, V: StateValue> Table<K, V> {
     /// Splits an empty page for what will come, as far as that is known.
     fn prepare_for_expected(&mut self, hash: u64) {
         let (mut at, all) = (self.page_of(hash), self.expected);
-        let too_many = |page: &Page<K>| {
-            page.can_be_smaller_than(usize::try_from(all >> page.depth).unwrap_or(usize::MAX))
-        };
-        while self.pages.page(at).is_some_and(too_many) {
+        let too_many =
+            |head: Head| head.can_be_smaller_than(usize::try_from(all >> head.depth()).unwrap_or(usize::MAX));
+        while self.pages.head(at).is_some_and(too_many) {
             self.complete(at, hash, self.epoch);
             self.split(at, hash);
             at = self.page_of(hash);
@@ -307,8 +306,8 @@ impl<K: Key, V: StateValue> Table<K, V> {
             self.prepare_for_expected(hash);
         }
         let mut at = self.page_of(hash);
-        while let Some(page) = self.pages.page(at).filter(|page| !page.has_room()) {
-            if page.wants_split() {
+        while let Some(head) = self.pages.head(at).filter(|head| !head.has_room()) {
+            if head.wants_split() {
                 // Entries are about to move.
                 self.complete(at, hash, self.epoch);
                 self.split(at, hash);
@@ -318,11 +317,14 @@ impl<K: Key, V: StateValue> Table<K, V> {
             at = self.page_of(hash);
         }
         let hidden =
-            self.pages.page(at).is_some_and(|page| page.clean != self.epoch) && self.prepare(at, hash);
+            self.pages.head(at).is_some_and(|head| head.clean != self.epoch) && self.prepare(at, hash);
         let Some((place, id)) = self.pages.put(at, hash, Entry { key: key.clone(), value }) else { return };
         self.len += 1;
         self.hints.fit(self.len);
         self.hints.found(hash, id);
+        if !hidden && self.tracked.is_none() {
+            return;
+        }
         let Some(page) = self.pages.page_mut(at) else { return };
         // No pending snapshot knows it.
         if hidden {
@@ -341,18 +343,18 @@ impl<K: Key, V: StateValue> Table<K, V> {
     /// Makes one page of two that have become all but empty.
     #[inline]
     fn merge_if_small(&mut self, at: usize) {
-        if self.pages.page(at).is_some_and(|page| page.len() < PLACES / 16 && page.depth > 0) {
+        if self.pages.head(at).is_some_and(|head| head.len() < PLACES / 16 && head.depth > 0) {
             self.merge(at);
         }
     }
 
     #[cold]
     fn merge(&mut self, at: usize) {
-        let Some(page) = self.pages.page(at) else { return };
-        let (depth, bit) = (page.depth, 1 << (64 - page.depth));
+        let (Some(head), Some(page)) = (self.pages.head(at), self.pages.page(at)) else { return };
+        let (depth, bit) = (head.depth(), 1 << (64 - head.depth()));
         let (lower, upper) = (page.first & !bit, page.first | bit);
         let other = self.page_of(page.first ^ bit);
-        if !self.pages.page(other).is_some_and(|other| page.wants_merge(other)) {
+        if !self.pages.head(other).is_some_and(|other| head.wants_merge(other)) {
             return;
         }
         // Entries are about to move.
@@ -361,7 +363,8 @@ impl<K: Key, V: StateValue> Table<K, V> {
         }
         let last = self.pages.len() - 1;
         let (to, from) = (self.page_of(lower), self.page_of(upper));
-        let moved = self.pages.page(last).map(|page| range(page.first, page.depth));
+        let moved = self.pages.page(last).zip(self.pages.head(last));
+        let moved = moved.map(|(page, head)| range(page.first, head.depth()));
         if self.pages.merge(to, from).is_none() {
             return;
         }
@@ -381,8 +384,8 @@ impl<K: Key, V: StateValue> Table<K, V> {
     }
 
     fn split(&mut self, at: usize, hash: u64) {
-        let (Some(page), Ok(new)) = (self.pages.page(at), u32::try_from(self.pages.len())) else { return };
-        let ((first, last), depth) = (range(hash, page.depth), self.depth.max(page.depth + 1));
+        let (Some(head), Ok(new)) = (self.pages.head(at), u32::try_from(self.pages.len())) else { return };
+        let ((first, last), depth) = (range(hash, head.depth()), self.depth.max(head.depth() + 1));
         if depth > self.depth {
             self.directory = self.directory.iter().flat_map(|page| [*page, *page]).collect();
             self.depth = depth;
@@ -484,19 +487,19 @@ impl<K: Key, V: StateValue> Table<K, V> {
                 .ok()
                 .and_then(|high| self.directory.get(high))
                 .map(|page| *page as usize);
-            let Some((at, page)) = at.and_then(|at| Some((at, self.pages.page(at)?))) else { return false };
-            let (depth, is_clean) = (page.depth, page.clean >= pending.epoch);
+            let Some((at, head)) = at.and_then(|at| Some((at, self.pages.head(at)?))) else { return false };
+            let (depth, is_clean) = (head.depth(), head.clean >= pending.epoch);
             if !is_clean {
                 let before = pending.bytes;
                 pending.encode(&self.pages, at, hash);
                 // Large entries take longer, and it is quicker to see that one has not changed.
-                let looked_at = page.len() / if pending.since() > 0 { 8 } else { 1 };
+                let looked_at = head.len() / if pending.since() > 0 { 8 } else { 1 };
                 left = left.saturating_sub(looked_at.max((pending.bytes - before) / 32));
             }
+            if !is_clean {
+                self.pages.make_clean(at, pending.epoch);
+            }
             if let Some(page) = self.pages.page_mut(at) {
-                if !is_clean {
-                    page.make_clean(pending.epoch);
-                }
                 self.removed -= page.forget_removed(pending.since());
             }
             left = left.saturating_sub(1);
@@ -518,8 +521,8 @@ impl<K: Key, V: StateValue> Table<K, V> {
     /// tracked.
     #[cold]
     fn before_change(&mut self, at: usize, hash: u64, place: usize, id: ElementId) {
-        let Some(page) = self.pages.page(at) else { return };
-        let (is_clean, tracks) = (page.clean == self.epoch, self.tracked.is_some());
+        let (Some(head), Some(page)) = (self.pages.head(at), self.pages.page(at)) else { return };
+        let (is_clean, tracks) = (head.clean == self.epoch, self.tracked.is_some());
         if tracks && page.stamp(place) == self.epoch {
             return; // not the first change
         }
@@ -543,7 +546,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
     /// newest. Gives whether that one is still pending; otherwise the page is clean.
     fn prepare(&mut self, at: usize, hash: u64) -> bool {
         let newest = self.pending.last().is_some_and(|newest| newest.epoch == self.epoch);
-        if !newest || self.pages.page(at).is_some_and(Page::is_full) {
+        if !newest || self.pages.head(at).is_some_and(Head::is_full) {
             self.complete(at, hash, self.epoch);
             return false;
         }
@@ -558,13 +561,12 @@ impl<K: Key, V: StateValue> Table<K, V> {
 
     /// Gives all snapshots frozen up to `epoch` what they do not have of a page.
     fn complete(&mut self, at: usize, hash: u64, epoch: u32) {
-        let Some(page) = self.pages.page(at).filter(|page| page.clean < epoch) else { return };
-        for pending in self.pending.iter_mut().filter(|p| page.clean < p.epoch && p.epoch <= epoch) {
+        let Some(head) = self.pages.head(at).filter(|head| head.clean < epoch) else { return };
+        for pending in self.pending.iter_mut().filter(|p| head.clean < p.epoch && p.epoch <= epoch) {
             pending.encode(&self.pages, at, hash);
             pending.check_memory();
         }
-        let Some(page) = self.pages.page_mut(at) else { return };
-        page.make_clean(epoch);
+        self.pages.make_clean(at, epoch);
     }
 }
 

@@ -33,6 +33,17 @@ impl ser::Error for Unstorable {
 
 type Done = Result<(), Unstorable>;
 
+/// That a byte is not the last one, for eight of them.
+const MORE: u64 = 0x8080_8080_8080_8080;
+
+/// The eight lowest groups of a number, each in a byte.
+#[inline]
+fn spread(n: u64) -> u64 {
+    let n = n & 0x0000_0000_0fff_ffff | (n & 0x00ff_ffff_f000_0000) << 4;
+    let n = n & 0x0000_3fff_0000_3fff | (n & 0x0fff_c000_0fff_c000) << 2;
+    n & 0x007f_007f_007f_007f | (n & 0x3f80_3f80_3f80_3f80) << 1
+}
+
 /// Appends a value.
 pub(super) struct Writer<'b>(pub(super) &'b mut Vec<u8>);
 
@@ -44,25 +55,31 @@ const SHORT: u32 = 8 * GROUP;
 
 impl Writer<'_> {
     /// A number, in groups of seven bits, the lowest first; the highest bit of a byte says that more follow.
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // a call takes as long: it saves and restores what loops over entries keep in registers
     #[allow(clippy::cast_possible_truncation)] // less than 128
     fn number(&mut self, n: u64) {
         if n < 1 << GROUP {
             self.0.push(n as u8);
         } else if n < 1 << SHORT {
-            let bytes = (u64::BITS - n.leading_zeros()).div_ceil(GROUP);
-            let n = n & 0x0000_0000_0fff_ffff | (n & 0x00ff_ffff_f000_0000) << 4;
-            let n = n & 0x0000_3fff_0000_3fff | (n & 0x0fff_c000_0fff_c000) << 2;
-            let n = n & 0x007f_007f_007f_007f | (n & 0x3f80_3f80_3f80_3f80) << 1;
-            let more = 0x8080_8080_8080_8080 & !(u64::MAX << (8 * (bytes - 1)));
+            // Bits by seven, rounded up, without a division.
+            let bytes = (9 * (63 - n.leading_zeros()) + 73) >> 6;
             let end = self.0.len() + bytes as usize;
-            self.0.extend_from_slice(&(n | more).to_le_bytes());
+            let more = MORE & !(u64::MAX << (8 * (bytes - 1)));
+            self.0.extend_from_slice(&(spread(n) | more).to_le_bytes());
             self.0.truncate(end);
         } else {
-            self.long_number(n.into());
+            self.0.extend_from_slice(&(spread(n) | MORE).to_le_bytes());
+            let rest = (n >> SHORT) as u8;
+            if rest < 1 << GROUP {
+                self.0.push(rest);
+            } else {
+                self.0.extend_from_slice(&[rest, 1]);
+            }
         }
     }
 
+    #[cold]
     #[allow(clippy::cast_possible_truncation)] // bits by bits
     fn long_number(&mut self, mut n: u128) {
         while n >= 1 << GROUP {

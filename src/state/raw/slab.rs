@@ -1,9 +1,13 @@
 //! Blocks of elements that others put together as lists.
 
 use super::memory::Memory;
+use super::{LINE, prefetch_line};
 
 /// How many elements there is room for in a block.
 pub(in crate::state) const BLOCK: usize = 64;
+
+/// How many lines of the cache are asked for in one go: the processor waits where there are too many.
+const MOST_LINES: usize = 32;
 
 /// How many blocks may be free, beside one for each of so many that are not.
 const SPARE: usize = 64;
@@ -78,6 +82,16 @@ impl<T> Slab<T> {
         // SAFETY: so many are there, one beside the other: pieces of memory have a power of two of elements, and a first small one has no
         // less than are there. They are borrowed as `self` is.
         unsafe { std::slice::from_raw_parts(self.memory.at(first_of(block) as usize), filled) }
+    }
+
+    /// Brings all of a block near, if it is not large.
+    #[inline]
+    pub(in crate::state) fn prefetch_block(&self, block: u32) {
+        let lines = (BLOCK * size_of::<T>()).div_ceil(LINE).min(MOST_LINES);
+        let first = self.memory.address(first_of(block) as usize).cast::<u8>();
+        for line in 0..lines {
+            prefetch_line(first.wrapping_add(line * LINE));
+        }
     }
 
     /// Where an element is, or would be.

@@ -13,7 +13,7 @@ const WORDS: usize = 1 << WORD_BITS;
 const WORD_BITS: u32 = 9;
 
 /// How many slots of an index may be used before it is made anew without those whose entries were removed.
-const MOST_USED: u32 = 1280;
+const MOST_USED: u16 = 1280;
 
 #[derive(Debug)]
 pub(super) struct Entry<K, V> {
@@ -88,21 +88,26 @@ impl Index {
     }
 }
 
+/// What is looked at most often of a page: so little that those of all pages stay in the cache.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head {
+    /// Number of entries.
+    pub(super) len: u32,
+    /// Every snapshot frozen up to this one has all it needs from here.
+    pub(super) clean: u32,
+    /// Slots of the index that do not end a search any more.
+    pub(super) used: u16,
+    /// How many high bits its hashes share.
+    pub(super) depth: u8,
+}
+
 /// What snapshots have of the entries of a range of hashes.
 #[derive(Debug)]
 pub(super) struct Page<K> {
     /// The blocks beyond those that slots of the index lead to.
     pub(super) more: Vec<u32>,
-    /// Number of entries.
-    pub(super) len: u32,
-    /// Slots of the index that do not end a search any more.
-    pub(super) used: u32,
-    /// How many high bits its hashes share.
-    pub(super) depth: u32,
     /// The least of its hashes there may be.
     pub(super) first: u64,
-    /// Every snapshot frozen up to this one has all it needs from here.
-    pub(super) clean: u32,
     /// The newest freeze before something here changed.
     pub(super) touched: u32,
     notes: Option<Box<Notes<K>>>,
@@ -156,47 +161,56 @@ impl<K> Changes<K> {
     }
 }
 
-impl<K: Key> Page<K> {
-    pub(super) fn new(first: u64, depth: u32, clean: u32) -> Self {
-        Self { more: Vec::new(), len: 0, used: 0, depth, first, clean, touched: clean, notes: None }
+impl Head {
+    pub(super) fn new(depth: u8, clean: u32) -> Self {
+        Self { len: 0, clean, used: 0, depth }
     }
 
     #[inline]
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn depth(self) -> u32 {
+        self.depth.into()
+    }
+
+    #[inline]
+    pub(super) fn len(self) -> usize {
         self.len as usize
     }
 
     /// Whether a further entry is beyond what slots can lead to, and what can be noted of single entries. More than that stay together only
     /// if their hashes are all but the same.
     #[inline]
-    pub(super) fn is_full(&self) -> bool {
+    pub(super) fn is_full(self) -> bool {
         self.len() >= PLACES
     }
 
     /// Whether one more entry can be put in as it is.
     #[inline]
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn has_room(self) -> bool {
         if self.is_full() { !self.wants_split() } else { self.used < MOST_USED }
     }
 
     /// Whether more room is made by a split.
-    pub(super) fn wants_split(&self) -> bool {
-        self.is_full() && self.depth < DEPTH
+    pub(super) fn wants_split(self) -> bool {
+        self.is_full() && self.depth() < DEPTH
     }
 
     /// Whether it and the other half of the page that both would be are better one page: with so few entries that it is not split again soon.
-    pub(super) fn wants_merge(&self, other: &Self) -> bool {
+    pub(super) fn wants_merge(self, other: Self) -> bool {
         self.depth == other.depth && self.len() + other.len() <= PLACES / 8
     }
 
     /// Whether it is better split now, while it is empty, as so many entries will come.
-    pub(super) fn can_be_smaller_than(&self, entries: usize) -> bool {
-        self.len == 0 && self.depth < DEPTH && entries > PLACES / 8 * 7
+    pub(super) fn can_be_smaller_than(self, entries: usize) -> bool {
+        self.len == 0 && self.depth() < DEPTH && entries > PLACES / 8 * 7
     }
 }
 
 /// What pending snapshots have of a page.
 impl<K: Key> Page<K> {
+    pub(super) fn new(first: u64, clean: u32) -> Self {
+        Self { more: Vec::new(), first, touched: clean, notes: None }
+    }
+
     /// From here on, what is saved is for the snapshot of this freeze.
     pub(super) fn touch_first(&mut self, epoch: u32) {
         self.touched = epoch;
@@ -214,9 +228,8 @@ impl<K: Key> Page<K> {
         }
     }
 
-    /// Snapshots frozen up to this one have all of it, and nothing has changed since.
-    pub(super) fn make_clean(&mut self, epoch: u32) {
-        self.clean = epoch;
+    /// Forgets what snapshots have: all of them have all.
+    pub(super) fn forget_saved(&mut self) {
         self.notes.take_if(|notes| notes.changes.is_none());
     }
 
@@ -251,9 +264,8 @@ impl<K: Key> Page<K> {
         }
     }
 
-    /// Gives the removed keys of the upper half of its hashes to the page that has these from now on.
-    pub(super) fn split_removed(&mut self, upper: &mut Self) {
-        let bit = 64 - self.depth;
+    /// Gives the removed keys of the upper half of its hashes, those with this bit, to the page that has these from now on.
+    pub(super) fn split_removed(&mut self, upper: &mut Self, bit: u32) {
         let Some(changes) = self.changes_mut() else { return };
         let newest = changes.newest;
         let (above, below) = std::mem::take(&mut changes.removed)

@@ -1,6 +1,6 @@
 //! The pages of a table, with their entries and indices.
 
-use super::page::{Entry, Index, Page, rehash};
+use super::page::{Entry, Head, Index, Page, rehash};
 use super::word::{PLACES, tag};
 use crate::state::raw::{BLOCK, ElementId, Slab, StableVec, element_id, prefetch_at};
 use crate::state::{Key, StateValue};
@@ -19,6 +19,8 @@ pub(super) struct Found {
 pub(super) struct Pages<K, V> {
     pages: StableVec<Page<K>>,
     /// By page.
+    heads: Vec<Head>,
+    /// By page.
     indices: StableVec<Index>,
     entries: Slab<Entry<K, V>>,
     /// By block, the page that has it.
@@ -29,6 +31,7 @@ impl<K: Key, V: StateValue> Default for Pages<K, V> {
     fn default() -> Self {
         Self {
             pages: StableVec::default(),
+            heads: Vec::new(),
             indices: StableVec::default(),
             entries: Slab::default(),
             owners: Vec::new(),
@@ -42,9 +45,27 @@ impl<K: Key, V: StateValue> Pages<K, V> {
         self.pages.len()
     }
 
-    pub(super) fn add(&mut self, page: Page<K>) {
+    pub(super) fn add(&mut self, head: Head, page: Page<K>) {
+        self.heads.push(head);
         self.pages.push(page);
         self.indices.push(Index::default());
+    }
+
+    #[inline]
+    pub(super) fn head(&self, at: usize) -> Option<Head> {
+        self.heads.get(at).copied()
+    }
+
+    fn len_of(&self, at: usize) -> usize {
+        self.heads.get(at).map_or(0, |head| head.len())
+    }
+
+    /// Snapshots frozen up to this one have all of a page, and nothing has changed since.
+    pub(super) fn make_clean(&mut self, at: usize, epoch: u32) {
+        if let (Some(head), Some(page)) = (self.heads.get_mut(at), self.pages.get_mut(at)) {
+            head.clean = epoch;
+            page.forget_saved();
+        }
     }
 
     #[inline]
@@ -72,7 +93,7 @@ impl<K: Key, V: StateValue> Pages<K, V> {
         let page = self.pages.get(at);
         let first = self.indices.get(at).into_iter().flat_map(|index| index.blocks);
         let more = page.into_iter().flat_map(|page| page.more.iter().copied());
-        first.chain(more).take(page.map_or(0, Page::len).div_ceil(BLOCK))
+        first.chain(more).take(self.len_of(at).div_ceil(BLOCK))
     }
 
     /// The number of the entry at a place of a page, if there is one.
@@ -85,7 +106,11 @@ impl<K: Key, V: StateValue> Pages<K, V> {
 
     /// The entries of a page, in the order of their places.
     pub(super) fn entries_of(&self, at: usize) -> impl Iterator<Item = &Entry<K, V>> {
-        self.blocks_of(at).flat_map(|block| self.entries.block(block))
+        let next = self.blocks_of(at).skip(1).map(Some).chain([None]);
+        self.blocks_of(at).zip(next).flat_map(|(block, next)| {
+            next.into_iter().for_each(|next| self.entries.prefetch_block(next));
+            self.entries.block(block)
+        })
     }
 
     /// The keys of all entries.
@@ -134,9 +159,9 @@ impl<K: Key, V: StateValue> Pages<K, V> {
     }
 
     pub(super) fn find(&self, at: usize, key: &K, hash: u64) -> Option<Found> {
-        let (tag, index, page) = (tag(hash), self.indices.get(at)?, self.pages.get(at)?);
+        let (tag, index, head) = (tag(hash), self.indices.get(at)?, self.heads.get(at)?);
         let home = index.home_word(hash);
-        if home.matching(tag).first().is_none() && home.ends_search() && !page.is_full() {
+        if home.matching(tag).first().is_none() && home.ends_search() && !head.is_full() {
             return None;
         }
         for (nth, word) in index.search(hash) {
@@ -153,14 +178,14 @@ impl<K: Key, V: StateValue> Pages<K, V> {
                 break;
             }
         }
-        if page.is_full() { self.find_beyond(page, key) } else { None }
+        if head.is_full() { self.find_beyond(at, key) } else { None }
     }
 
     /// Looks through the entries that no slot leads to.
     #[cold]
-    fn find_beyond(&self, page: &Page<K>, key: &K) -> Option<Found> {
-        let beyond = (PLACES..).step_by(BLOCK).zip(&page.more);
-        beyond.take_while(|(first, _)| *first < page.len()).find_map(|(first, block)| {
+    fn find_beyond(&self, at: usize, key: &K) -> Option<Found> {
+        let beyond = (PLACES..).step_by(BLOCK).zip(&self.pages.get(at)?.more);
+        beyond.take_while(|(first, _)| *first < self.len_of(at)).find_map(|(first, block)| {
             let nth = self.entries.block(*block).iter().position(|entry| entry.key == *key)?;
             let place = first + nth;
             Some(Found { word: usize::MAX, slot: 0, place, id: element_id(*block, place) })
@@ -176,7 +201,7 @@ impl<K: Key, V: StateValue> Pages<K, V> {
 
     /// Puts an entry at the end of a page.
     fn push(&mut self, at: usize, entry: Entry<K, V>) -> Option<(usize, ElementId)> {
-        let place = self.pages.get(at)?.len();
+        let place = self.heads.get(at)?.len();
         let id = if place.is_multiple_of(BLOCK) {
             let block = self.entries.begin(entry);
             let owner = u32::try_from(at).ok()?;
@@ -194,20 +219,19 @@ impl<K: Key, V: StateValue> Pages<K, V> {
             self.entries.push(id / BLOCK as u32, entry).ok()?;
             id
         };
-        self.pages.get_mut(at)?.len += 1;
+        self.heads.get_mut(at)?.len += 1;
         Some((place, id))
     }
 
     /// Takes the last entry of a page.
     fn pop(&mut self, at: usize) -> Option<Entry<K, V>> {
-        let place = self.pages.get(at)?.len().checked_sub(1)?;
+        let place = self.heads.get(at)?.len().checked_sub(1)?;
         let block = self.id_at(at, place)? / BLOCK as u32;
         let entry = self.entries.pop(block)?;
-        let page = self.pages.get_mut(at)?;
-        page.len -= 1;
+        self.heads.get_mut(at)?.len -= 1;
         if place.is_multiple_of(BLOCK) {
             if place >= PLACES {
-                page.more.pop();
+                self.pages.get_mut(at)?.more.pop();
             }
             if let Some((from, to)) = self.entries.give_back(block) {
                 self.moved(from, to);
@@ -237,23 +261,23 @@ impl<K: Key, V: StateValue> Pages<K, V> {
         if place >= PLACES {
             return;
         }
-        let (Some(page), Some(index)) = (self.pages.get_mut(at), self.indices.get_mut(at)) else { return };
-        page.used += u32::from(index.lead(hash, place));
+        let (Some(head), Some(index)) = (self.heads.get_mut(at), self.indices.get_mut(at)) else { return };
+        head.used += u16::from(index.lead(hash, place));
     }
 
     /// Takes an entry out of a page. The last one moves to its place.
     pub(super) fn remove(&mut self, at: usize, found: Found) -> Option<Entry<K, V>> {
-        let last = self.pages.get(at)?.len().checked_sub(1)?;
+        let last = self.heads.get(at)?.len().checked_sub(1)?;
         let moved = (found.place != last).then(|| {
             let moved = self.entries.get(self.id_at(at, last)?)?;
             let hash = rehash(&moved.key);
             Some((hash, self.find(at, &moved.key, hash)))
         });
-        let (page, index) = (self.pages.get_mut(at)?, self.indices.get_mut(at)?);
+        let (head, index) = (self.heads.get_mut(at)?, self.indices.get_mut(at)?);
         if found.place < PLACES {
-            page.used -= u32::from(!index.word_mut(found.word).remove(found.slot));
+            head.used -= u16::from(!index.word_mut(found.word).remove(found.slot));
         }
-        page.note_moved(last, found.place);
+        self.pages.get_mut(at)?.note_moved(last, found.place);
         if let Some((hash, moved)) = moved.flatten() {
             match moved.filter(|moved| moved.place < PLACES) {
                 Some(moved) => index.word_mut(moved.word).redirect(moved.slot, found.place as u64),
@@ -267,7 +291,7 @@ impl<K: Key, V: StateValue> Pages<K, V> {
 
     /// Puts what was the last entry of a page to its place, and gives what was there.
     fn replace(&mut self, at: usize, place: usize, last: Entry<K, V>) -> Option<Entry<K, V>> {
-        if place == self.pages.get(at)?.len() {
+        if place == self.len_of(at) {
             return Some(last);
         }
         // Not from before: blocks may have moved.
@@ -282,8 +306,8 @@ impl<K: Key, V: StateValue> Pages<K, V> {
     }
 
     fn rebuild_with(&mut self, at: usize, hashes: &[u64]) {
-        let (Some(page), Some(index)) = (self.pages.get_mut(at), self.indices.get_mut(at)) else { return };
-        page.used = 0;
+        let (Some(head), Some(index)) = (self.heads.get_mut(at), self.indices.get_mut(at)) else { return };
+        head.used = 0;
         index.clear();
         for (place, hash) in hashes.iter().enumerate() {
             self.lead(at, *hash, place);
@@ -294,13 +318,13 @@ impl<K: Key, V: StateValue> Pages<K, V> {
     pub(super) fn split(&mut self, at: usize) {
         // First what calls the key's own serde: a panic in there must leave all as it is.
         let mut hashes: Vec<u64> = self.entries_of(at).map(|entry| rehash(&entry.key)).collect();
-        let Some(page) = self.pages.get_mut(at) else { return };
-        page.depth += 1;
-        let bit = 64 - page.depth;
-        let mut upper = Page::new(page.first | 1 << bit, page.depth, page.clean);
-        page.split_removed(&mut upper);
+        let (Some(head), Some(page)) = (self.heads.get_mut(at), self.pages.get_mut(at)) else { return };
+        head.depth += 1;
+        let (bit, upper) = (64 - head.depth(), Head::new(head.depth, head.clean));
+        let mut above = Page::new(page.first | 1 << bit, upper.clean);
+        page.split_removed(&mut above, bit);
         let new = self.pages.len();
-        self.add(upper);
+        self.add(upper, above);
         // From the end, so that what moves to a place has been looked at.
         for place in (0..hashes.len()).rev() {
             let hash = hashes.get(place).copied().unwrap_or_default();
@@ -322,7 +346,7 @@ impl<K: Key, V: StateValue> Pages<K, V> {
     /// Makes one page of the two halves of its hashes: `upper` is no more, and the last page has its number. All snapshots must have what they
     /// need of both.
     pub(super) fn merge(&mut self, lower: usize, upper: usize) -> Option<()> {
-        while let Some(last) = self.pages.get(upper)?.len().checked_sub(1) {
+        while let Some(last) = self.heads.get(upper)?.len().checked_sub(1) {
             let stamp = self.pages.get(upper)?.stamp(last);
             let entry = self.pop(upper)?;
             let (place, _) = self.put(lower, rehash(&entry.key), entry)?;
@@ -331,6 +355,7 @@ impl<K: Key, V: StateValue> Pages<K, V> {
             }
         }
         let (mut gone, mut index) = (self.pages.pop()?, self.indices.pop()?);
+        self.heads.swap_remove(upper);
         if upper < self.pages.len() {
             std::mem::swap(self.pages.get_mut(upper)?, &mut gone);
             std::mem::swap(self.indices.get_mut(upper)?, &mut index);
@@ -341,17 +366,17 @@ impl<K: Key, V: StateValue> Pages<K, V> {
             }
         }
         let lower = if lower == self.pages.len() { upper } else { lower };
-        let page = self.pages.get_mut(lower)?;
-        page.depth -= 1;
-        page.merge_removed(gone);
+        self.heads.get_mut(lower)?.depth -= 1;
+        self.pages.get_mut(lower)?.merge_removed(gone);
         Some(())
     }
 
     /// Takes out an entry with its stamp. The last one moves to its place; the index is as it was.
     fn swap_remove(&mut self, at: usize, place: usize) -> Option<(Entry<K, V>, u32)> {
+        let last = self.heads.get(at)?.len().checked_sub(1)?;
         let page = self.pages.get_mut(at)?;
         let stamp = page.stamp(place);
-        page.note_moved(page.len().checked_sub(1)?, place);
+        page.note_moved(last, place);
         let last = self.pop(at)?;
         Some((self.replace(at, place, last)?, stamp))
     }
@@ -360,6 +385,7 @@ impl<K: Key, V: StateValue> Pages<K, V> {
     pub(super) fn bytes(&self) -> usize {
         self.pages.len() * (size_of::<Page<K>>() + size_of::<Index>())
             + self.entries.bytes()
+            + self.heads.capacity() * size_of::<Head>()
             + self.owners.capacity() * size_of::<u32>()
     }
 }

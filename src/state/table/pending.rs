@@ -83,8 +83,8 @@ impl Pending {
 
     /// Encodes what the snapshot does not have of the page that `hash` belongs to.
     pub(super) fn encode<K: Key, V: StateValue>(&mut self, pages: &Pages<K, V>, at: usize, hash: u64) {
-        let Some(page) = pages.page(at) else { return };
-        let (first, last) = range(hash, page.depth);
+        let (Some(head), Some(page)) = (pages.head(at), pages.page(at)) else { return };
+        let (first, last) = range(hash, head.depth());
         let (first, last) = (self.max_parallelism.group_of(first), self.max_parallelism.group_of(last));
         let missing = pages.missing(at, self.epoch);
         if first == last {
