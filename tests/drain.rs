@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::slow::Slow;
 use common::{
     Count, Fuse, Gate, Numbers, expected_counts, in_time, on_request, running, sorted, visible_lines,
 };
@@ -141,6 +142,74 @@ fn what_fails_amid_a_drain_goes_on_reading_and_can_be_drained_again() {
         assert_goes_on(&job, &gate, drained, "an operator").await;
         assert!(written(&disk).await == expected(40));
     });
+}
+
+/// Says nothing but that it is the end.
+struct End;
+
+impl Operator for End {
+    type Key = Unkeyed;
+    type Out = String;
+
+    fn finish(&mut self, ctx: &mut OperatorContext<'_, Self>) -> Result {
+        ctx.emit("the end".to_owned());
+        Ok(())
+    }
+}
+
+impl Handler<(u32, u64)> for End {
+    fn handle(&mut self, _: (u32, u64), _: &mut Context<'_, Self>) -> Result {
+        Ok(())
+    }
+}
+
+/// A checkpoint that one region takes before a drain ends its input, and the other after: then the process dies.
+#[test]
+fn operators_that_only_a_drain_had_ended_come_to_their_end_again_in_the_next_run() {
+    for exchanged in [false, true] {
+        let disk = memory();
+        // The final checkpoint fails, so that the process dies before it is taken.
+        let faulty = Arc::new(FaultyDisk::new(Arc::clone(&disk)));
+        faulty.inject(Injection::of(Fault::NoEffect).on([Operation::CreateDir]).at_path("chk-2-").at(1));
+        let faulty = faulty as SharedDisk;
+        let describe = || {
+            let env = on(&faulty).checkpointing(on_request().tolerable_failures(3)).parallelism(1);
+            let env = env.build().unwrap();
+            let ((numbers, gate), (others, other_gate)) = (Numbers::gated(1, 30), Numbers::gated(1, 30));
+            let (to_slow, numbers) = env.source("numbers", numbers).tee();
+            to_slow.sink("slow", Slow { sink: Collect::new(), each: Duration::from_secs(10) });
+            let numbers = if exchanged { numbers.rebalance() } else { numbers };
+            numbers.process("end", |_| Ok(End)).sink("out", FileSink::at("out").disk(Arc::clone(&disk)));
+            env.source("others", others).sink("elsewhere", Collect::new());
+            (env, gate, other_gate)
+        };
+        let taken = virtual_process(async {
+            let (env, gate, _) = describe();
+            let job = env.start_local("broken-off").await.unwrap();
+            running(&job).await;
+            gate.open_to(20);
+            let second = Duration::from_secs(1);
+            tokio::time::sleep(second).await;
+            let checkpoint = tokio::task::spawn_local({
+                let job = job.clone();
+                async move { job.checkpoint().await }
+            });
+            tokio::time::sleep(second).await;
+            let drained = tokio::task::spawn_local(async move { job.drain().await });
+            let taken = checkpoint.await.unwrap().unwrap();
+            assert!(!drained.is_finished());
+            taken
+        });
+        virtual_process(async {
+            let (env, gate, other_gate) = describe();
+            gate.open_to(LEN);
+            other_gate.open_to(LEN);
+            let job = env.start_local("broken-off").await.unwrap();
+            assert_eq!((job.resumed_from(), job.had_finished()), (Some(taken), false));
+            assert_eq!(job.wait().await.unwrap(), JobStatus::Finished);
+            assert_eq!(written(&disk).await, ["the end", "the end"], "exchanged: {exchanged}");
+        });
+    }
 }
 
 #[test]

@@ -147,6 +147,33 @@ fn what_is_not_delivered_now_is_delivered_in_order_after_the_next_checkpoint_and
 }
 
 #[test]
+fn what_cannot_be_delivered_when_its_own_input_has_ended_is_delivered_after_the_next_checkpoint_of_the_job() {
+    let (table, disk) = (Table::default(), new_disk());
+    *table.closed.lock().unwrap() = true;
+    virtual_process(in_time("an input that ends early", async {
+        let env = environment(&Memory::new());
+        let numbers = env.source("short", Numbers::new(2, LEN)).map(|(_, number)| number);
+        numbers.sink("table", WriteAhead::new(table.clone(), marks(&disk)));
+        let (numbers, gate) = Numbers::gated(1, 10);
+        env.source("long", numbers).sink("other", Collect::new());
+        let job = env.start_local("ends-early").await.unwrap();
+        running(&job).await;
+        let second = Duration::from_secs(1);
+        tokio::time::sleep(second).await;
+        for closed in [true, false] {
+            *table.closed.lock().unwrap() = closed;
+            job.checkpoint().await.unwrap();
+            tokio::time::sleep(second).await;
+            assert_eq!(table.records().is_empty(), closed);
+        }
+        assert_eq!(job.metrics().restarts, 0);
+        gate.open_to(u64::MAX);
+        assert_eq!(job.wait().await.unwrap(), JobStatus::Finished);
+    }));
+    assert_eq!(table.records(), expected(2, LEN));
+}
+
+#[test]
 fn at_the_end_and_at_a_start_what_cannot_be_delivered_is_an_error_and_nothing_is_lost() {
     let (table, disk, storage) = (Table::default(), new_disk(), Memory::new());
     *table.closed.lock().unwrap() = true;

@@ -76,7 +76,7 @@ impl Capture {
                     mark = Some(Mark::Cancel(*checkpoint));
                 }
                 // Of older checkpoints; and behind the end there are only barriers.
-                Element::Barrier(_) | Element::CancelBarrier(_) | Element::End => {}
+                Element::Barrier(_) | Element::CancelBarrier(_) | Element::End { .. } => {}
             }
             if mark.is_some() || failure.is_some() {
                 ControlFlow::Break(())

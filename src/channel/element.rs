@@ -15,5 +15,8 @@ pub enum Element {
     CancelBarrier(CheckpointId),
     /// No more records. Barriers may still follow: a subtask that has read its input keeps taking part in
     /// checkpoints until the job's final one.
-    End,
+    End {
+        /// Whether the input was ended by a drain, so that there may be more of it in another run.
+        drained: bool,
+    },
 }

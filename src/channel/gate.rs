@@ -69,6 +69,8 @@ pub struct InputGate {
     ended: Vec<bool>,
     open: usize,
     end_said: bool,
+    /// Whether a drain has ended any of the channels.
+    drained: bool,
     next: usize,
     clock: Clock,
     alignment: Alignment,
@@ -97,6 +99,7 @@ impl InputGate {
             ended: vec![false; channels],
             open: channels,
             end_said: false,
+            drained: false,
             next: 0,
             clock,
             alignment: Alignment::new(channels, mode),
@@ -163,7 +166,8 @@ impl InputGate {
                 Element::CancelBarrier(checkpoint) => {
                     self.align(AlignmentEvent::Cancel { channel, checkpoint }, None)?;
                 }
-                Element::End => {
+                Element::End { drained } => {
+                    self.drained |= drained;
                     if let Some(ended) = self.ended.get_mut(channel)
                         && !std::mem::replace(ended, true)
                     {
@@ -202,14 +206,18 @@ impl InputGate {
         Ok(self.events.pop_front())
     }
 
-    /// What is known so far of the records in flight to the snapshot that is being taken. [`GateEvent::Captured`] brings the rest.
-    pub fn take_known(&mut self) -> Vec<InFlight> {
-        let capture = match self.events.front_mut() {
+    /// What is known so far of the records in flight to the snapshot of this checkpoint, which is being taken. [`GateEvent::Captured`] brings
+    /// the rest.
+    pub fn take_known(&mut self, checkpoint: CheckpointId) -> Vec<InFlight> {
+        match self.events.front_mut() {
             // Then that is nothing.
-            Some(GateEvent::Captured(_, all)) => return std::mem::take(all),
-            _ => self.capture.as_mut(),
-        };
-        capture.map(Capture::take_records).unwrap_or_default()
+            Some(GateEvent::Captured(id, all)) if *id == checkpoint => std::mem::take(all),
+            // Another's may have begun since it was said that this one is to be taken.
+            _ => match &mut self.capture {
+                Some(capture) if capture.checkpoint == checkpoint => capture.take_records(),
+                _ => Vec::new(),
+            },
+        }
     }
 
     /// What was in flight to the snapshot that was just taken, if all of it is known.
@@ -218,6 +226,12 @@ impl InputGate {
             Some(GateEvent::Captured(..)) => self.events.pop_front(),
             _ => None,
         }
+    }
+
+    /// Whether a drain has ended any of the channels that have ended.
+    #[must_use]
+    pub fn was_drained(&self) -> bool {
+        self.drained
     }
 
     /// When a checkpoint that aligns has waited long enough: [`poll_urgent`](Self::poll_urgent) then.

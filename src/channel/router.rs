@@ -228,9 +228,9 @@ mod tests {
         let (outputs, mut inputs) = channels(1, 8);
         let mut router = Router::new(outputs, RoundRobin::new(1, 0));
         let _ = router.push(7u32).unwrap();
-        router.broadcast(|| Element::End);
+        router.broadcast(|| Element::End { drained: false });
         assert!(matches!(inputs[0].receive(), Some(Element::Batch(_))));
-        assert!(matches!(inputs[0].receive(), Some(Element::End)));
+        assert!(matches!(inputs[0].receive(), Some(Element::End { .. })));
     }
 
     #[test]
@@ -257,7 +257,7 @@ mod tests {
         let mut router = BroadcastRouter::new(outputs);
         let _ = router.push(1u32);
         let _ = router.push(2);
-        router.broadcast(|| Element::End);
+        router.broadcast(|| Element::End { drained: false });
         for input in &mut inputs {
             assert_eq!(records(input), [1, 2]);
         }

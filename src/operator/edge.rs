@@ -82,12 +82,12 @@ impl<T: 'static, R: Route<T>> Push<T> for RouteStage<R> {
             Control::Flush => self.0.flush(),
             Control::Snapshot { barrier, .. } => self.0.send_barrier(barrier),
             Control::Cancel(checkpoint) => self.0.broadcast(|| Element::CancelBarrier(checkpoint)),
-            Control::End => self.0.broadcast(|| Element::End),
+            Control::End { drained } => self.0.broadcast(|| Element::End { drained }),
             Control::MakeWay => self.0.make_way(),
             Control::Notify => self.0.notify(),
             Control::Open
             | Control::Prepare(_)
-            | Control::Complete(_)
+            | Control::Complete { .. }
             | Control::Aborted(_)
             | Control::WhoWaits(_)
             | Control::Close => {}

@@ -96,10 +96,10 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
                 snapshots.push(OperatorSnapshot { operator: id.clone(), states, sink: None, fields });
             }
             // The end of the chain first, and all of them whatever one says: the first error counts.
-            Control::Complete(_) | Control::Aborted(_) => {
+            Control::Complete { .. } | Control::Aborted(_) => {
                 let down = self.down.control(control).and(self.core.sides.control(control));
                 return down.and(self.call(|operator, _| match control {
-                    Control::Complete(checkpoint) => operator.on_complete(*checkpoint),
+                    Control::Complete { checkpoint, .. } => operator.on_complete(*checkpoint),
                     Control::Aborted(checkpoint) => operator.on_aborted(*checkpoint),
                     _ => Ok(()),
                 }));
@@ -116,7 +116,7 @@ impl<O: Operator, D: Push<O::Out>> Parts<O, D> {
             | Control::MakeWay
             | Control::WhoWaits(_)
             | Control::Cancel(_)
-            | Control::End
+            | Control::End { .. }
             | Control::Prepare(_) => {}
         }
         self.core.sides.control(control)?;

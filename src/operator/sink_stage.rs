@@ -89,8 +89,8 @@ pub struct SinkStage<T, S: Sink<T>> {
     /// The newest preparation. Each waits for the one before it, so the ledger fills in order.
     preparing: Option<Task<()>>,
     last_prepared: Option<oneshot::Receiver<()>>,
-    /// The newest checkpoint known to be complete and not yet committed.
-    wanted: Option<CheckpointId>,
+    /// The newest checkpoint known to be complete and not yet committed, and whether it is the final one.
+    wanted: Option<(CheckpointId, bool)>,
     committing: Option<Committing<S::Commit>>,
     /// Records taken since they were last published.
     taken: u64,
@@ -101,6 +101,8 @@ pub struct SinkStage<T, S: Sink<T>> {
 struct Committing<C> {
     /// Up to this checkpoint.
     checkpoint: CheckpointId,
+    /// Whether it is the final one.
+    last: bool,
     began: Monotonic,
     /// Gives what it leaves.
     task: Task<Result<Vec<C>>>,
@@ -224,14 +226,14 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
             return Err(failure.into());
         }
         loop {
-            if let Some(Committing { checkpoint, task: commit, .. }) = &mut self.committing {
-                let checkpoint = *checkpoint;
+            if let Some(Committing { checkpoint, last, task: commit, .. }) = &mut self.committing {
+                let (checkpoint, last) = (*checkpoint, *last);
                 match commit.poll_unpin(task) {
                     Poll::Pending => return Ok(false),
                     Poll::Ready(result) => {
                         self.committing = None;
                         let rest = result??;
-                        if self.ended && !rest.is_empty() {
+                        if last && !rest.is_empty() {
                             let what = "what it was given last cannot be committed now, and no later checkpoint comes";
                             return Err(Error::new(ErrorKind::Failed, what).operator(&self.id).into());
                         }
@@ -244,7 +246,7 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
                 }
             }
             // One commit at a time, and all of a checkpoint's in one: so they happen in order of ids.
-            let Some(checkpoint) = self.wanted.take() else { return Ok(!preparing) };
+            let Some((checkpoint, last)) = self.wanted.take() else { return Ok(!preparing) };
             let commits: Vec<S::Commit> = open(&self.ledger)
                 .pending
                 .range(..=checkpoint)
@@ -262,7 +264,7 @@ impl<T: 'static, S: Sink<T>> SinkStage<T, S> {
                 let span =
                     tracing::info_span!("commit", %operator, checkpoint = checkpoint.0, commits = count);
                 let task = self.scope.spawn(commit.instrument(span));
-                self.committing = Some(Committing { checkpoint, began: self.clock.now(), task });
+                self.committing = Some(Committing { checkpoint, last, began: self.clock.now(), task });
             }
         }
     }
@@ -380,8 +382,8 @@ impl<T: 'static, S: Sink<T>> Push<T> for SinkStage<T, S> {
                 });
             }),
             Control::Prepare(checkpoint) => self.prepare(*checkpoint).map(drop),
-            Control::Complete(checkpoint) => {
-                self.wanted = self.wanted.max(Some(*checkpoint));
+            Control::Complete { checkpoint, last } => {
+                self.wanted = self.wanted.max(Some((*checkpoint, *last)));
                 Ok(())
             }
             // Output that waits for more of it should not wait long.
@@ -394,7 +396,7 @@ impl<T: 'static, S: Sink<T>> Push<T> for SinkStage<T, S> {
                 self.close();
                 Ok(())
             }
-            Control::End => {
+            Control::End { .. } => {
                 self.ended = true;
                 Ok(())
             }

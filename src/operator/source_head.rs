@@ -166,7 +166,7 @@ impl<S: Source, D: Push<S::Record>> Chain for SourceHead<S, D> {
                 let states = StoreSnapshot { keyed: Vec::new(), lists: vec![splits] };
                 snapshots.push(OperatorSnapshot { operator: id, states, sink: None, fields: None });
             }
-            Control::Complete(checkpoint) => {
+            Control::Complete { checkpoint, .. } => {
                 // The end of the chain first, and all of them whatever one says.
                 let (id, checkpoint) = (self.id.clone(), *checkpoint);
                 let down = self.down.control(control);
@@ -179,7 +179,7 @@ impl<S: Source, D: Push<S::Record>> Chain for SourceHead<S, D> {
             | Control::MakeWay
             | Control::WhoWaits(_)
             | Control::Cancel(_)
-            | Control::End
+            | Control::End { .. }
             | Control::Prepare(_)
             | Control::Notify
             | Control::Close => {}

@@ -71,11 +71,19 @@ pub enum Control<'a> {
     /// Send on that this checkpoint is not taken here.
     Cancel(CheckpointId),
     /// Send on that there are no more records.
-    End,
+    End {
+        /// Whether a drain has ended them.
+        drained: bool,
+    },
     /// Sinks prepare, outside of a checkpoint: at the end of a job that takes none.
     Prepare(CheckpointId),
     /// This checkpoint is complete: commit what was prepared up to it.
-    Complete(CheckpointId),
+    Complete {
+        /// The checkpoint.
+        checkpoint: CheckpointId,
+        /// Whether it is the final one: no later one comes.
+        last: bool,
+    },
     /// This checkpoint was given up.
     Aborted(CheckpointId),
     /// The turn ends: wake the peers that sleep.

@@ -4,11 +4,11 @@ mod actions;
 
 use super::checkpoint_books::Books;
 use super::messages::{CheckpointMessage, JobFailure, SubtaskCommand, Terminate, messages};
-use super::snapshot::SubtaskSnapshot;
+use super::snapshot::{InputState, SubtaskSnapshot};
 use super::status::JobShared;
 use crate::checkpoint::{
-    Checkpointing, CompletedCheckpoint, Coordinator, Event, FailureReason, PersistFailure, RegionAttempts,
-    RequestId, RequestKind,
+    AbortReason, Checkpointing, CompletedCheckpoint, Coordinator, Event, FailureReason, PersistFailure,
+    RegionAttempts, RequestId, RequestKind,
 };
 use crate::dataflow::Layout;
 use crate::error::{Error, ErrorKind};
@@ -269,7 +269,7 @@ impl Handler<CheckpointMessage> for CoordinatorActor {
                 if !self.attempts.is_current(subtask, attempt) {
                     return self.discard(checkpoint, ctx);
                 }
-                let (attempt, finished) = (self.attempts.job(), snapshot.finished);
+                let (attempt, finished) = (self.attempts.job(), snapshot.input != InputState::Open);
                 if let Some(chain) = self.chains.get(subtask.chain.0 as usize) {
                     self.books.acknowledged(checkpoint, subtask, chain, snapshot.report);
                 }
@@ -280,6 +280,16 @@ impl Handler<CheckpointMessage> for CoordinatorActor {
                     let attempt = self.attempts.job();
                     let reason = FailureReason::AsyncFailed { message: cause.to_string().into() };
                     self.feed_failure(Event::Decline { checkpoint, subtask, attempt, reason }, cause, ctx);
+                }
+            }
+            CheckpointMessage::GivenUp { checkpoint, subtask, attempt, reason } => {
+                if self.attempts.is_current(subtask, attempt) {
+                    let attempt = self.attempts.job();
+                    let reason = match reason {
+                        AbortReason::Cancelled => FailureReason::CancelBarrier,
+                        AbortReason::Subsumed => FailureReason::NewerBarrier,
+                    };
+                    self.feed(Event::Decline { checkpoint, subtask, attempt, reason }, ctx);
                 }
             }
             CheckpointMessage::Fatal(error) => self.fail(error),

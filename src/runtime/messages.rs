@@ -2,7 +2,7 @@
 
 use super::snapshot::SubtaskSnapshot;
 use crate::channel::Barrier;
-use crate::checkpoint::{CompletedCheckpoint, FailureReason};
+use crate::checkpoint::{AbortReason, CompletedCheckpoint, FailureReason};
 use crate::error::Error;
 use crate::restart::FailureId;
 use crate::types::{Attempt, CheckpointId, RegionId, SubtaskId};
@@ -125,6 +125,8 @@ pub(crate) enum CheckpointMessage {
     Ack { checkpoint: CheckpointId, subtask: SubtaskId, attempt: Attempt, snapshot: Arc<SubtaskSnapshot> },
     /// A subtask's part of a checkpoint failed.
     Decline { checkpoint: CheckpointId, subtask: SubtaskId, attempt: Attempt, cause: Error },
+    /// A checkpoint will not be taken by a subtask: its barriers do not come any more.
+    GivenUp { checkpoint: CheckpointId, subtask: SubtaskId, attempt: Attempt, reason: AbortReason },
     /// A snapshot failed in a way that will not be different next time.
     Fatal(Error),
     /// A source subtask has read everything.

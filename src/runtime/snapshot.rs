@@ -20,6 +20,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
+/// How far a subtask's input has been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum InputState {
+    /// More comes.
+    Open,
+    /// A drain has ended it: if that is broken off, more comes in another run, and `finish` has not been called for the last time.
+    Drained,
+    /// It has ended.
+    Ended,
+}
+
 /// A subtask's durable part of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct SubtaskSnapshot {
@@ -29,8 +40,8 @@ pub(crate) struct SubtaskSnapshot {
     pub(crate) in_flight: Vec<ChannelSnapshot>,
     /// All of this, if it was too small for a file.
     pub(crate) inline: Option<InlineFile>,
-    /// Whether the subtask had reached the end of its input.
-    pub(crate) finished: bool,
+    /// How far its input had been read.
+    pub(crate) input: InputState,
     /// How it was taken.
     pub(crate) report: SnapshotReport,
 }
@@ -65,8 +76,12 @@ pub(super) fn by_edge<'a>(
     states
 }
 
-/// The parts of all subtasks, put together by operator: in order of uid, and within one in order of subtask.
-pub(super) fn by_operator<'a>(snapshots: impl Iterator<Item = &'a SubtaskSnapshot>) -> Vec<OperatorState> {
+/// The parts of all subtasks, put together by operator: in order of uid, and within one in order of subtask. In the final checkpoint all have
+/// finished, also by a drain.
+pub(super) fn by_operator<'a>(
+    snapshots: impl Iterator<Item = &'a SubtaskSnapshot>,
+    is_final: bool,
+) -> Vec<OperatorState> {
     let mut operators: BTreeMap<&OperatorId, OperatorState> = BTreeMap::new();
     for (operator, state) in snapshots.flat_map(|snapshot| &snapshot.operators) {
         let whole = operators.entry(operator).or_insert_with(|| OperatorState {
@@ -79,6 +94,7 @@ pub(super) fn by_operator<'a>(snapshots: impl Iterator<Item = &'a SubtaskSnapsho
     let mut operators: Vec<OperatorState> = operators.into_values().collect();
     for operator in &mut operators {
         operator.subtasks.sort_by_key(|state| state.subtask);
+        operator.subtasks.iter_mut().for_each(|state| state.finished |= is_final);
     }
     operators
 }
@@ -105,7 +121,7 @@ pub(super) async fn write(
     checkpoint: CheckpointId,
     attempt: Attempt,
     subtask: SubtaskId,
-    finished: bool,
+    input: InputState,
     Taken { snapshots, overtaken }: Taken,
     mut report: SnapshotReport,
 ) -> Result<SubtaskSnapshot, Error> {
@@ -124,7 +140,7 @@ pub(super) async fn write(
         let OperatorSnapshot { operator, states, sink, fields } = snapshot;
         let mut state = SubtaskState {
             subtask: subtask.index,
-            finished,
+            finished: input == InputState::Ended,
             keyed: Vec::new(),
             lists: Vec::new(),
             increments: Vec::new(),
@@ -177,7 +193,7 @@ pub(super) async fn write(
     }
     let inline = file.finish_or_inline().await;
     let inline = inline.map_err(|error| error.subtask(subtask.index).checkpoint(checkpoint))?;
-    Ok(SubtaskSnapshot { operators, in_flight: channels, inline, finished, report })
+    Ok(SubtaskSnapshot { operators, in_flight: channels, inline, input, report })
 }
 
 /// Records in flight, encoded: of each channel how many, and their bytes.

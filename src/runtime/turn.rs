@@ -4,7 +4,7 @@ use super::barrier_times::BarrierTimes;
 use super::in_flight::RestoredInFlight;
 use super::messages::{CheckpointMessage, SubtaskCommand};
 use super::seed::SubtaskSeed;
-use super::snapshot;
+use super::snapshot::{self, InputState};
 use super::uploads::Uploads;
 use crate::channel::{Barrier, Flow, GateEvent, InFlight, InHand, InputGate, WakeCell};
 use crate::checkpoint::Notifications;
@@ -114,6 +114,10 @@ pub(super) struct Subtask {
     /// Whether a sink was still preparing or committing when it was last looked after.
     committing: bool,
     phase: Phase,
+    /// Whether a drain has ended the input.
+    drained: bool,
+    /// Whether the input had ended by itself in the checkpoint it began from.
+    had_finished: bool,
     triggers: VecDeque<Barrier>,
     capturing: Option<Capturing>,
     /// Whether a snapshot was taken in this turn.
@@ -194,6 +198,8 @@ impl Subtask {
             unflushed: true,
             committing: false,
             phase: Phase::Reading,
+            drained: false,
+            had_finished: restored.finished,
             triggers: VecDeque::new(),
             capturing: None,
             has_snapshot: false,
@@ -228,6 +234,8 @@ impl Subtask {
             SubtaskCommand::EndInput => {
                 if self.gate.is_none() && self.phase == Phase::Reading {
                     self.phase = Phase::Finishing;
+                    // What had been read to its end before is at that end again.
+                    self.drained = !self.had_finished;
                 }
             }
             SubtaskCommand::Trigger(barrier) => self.triggers.push_back(barrier),
@@ -246,7 +254,7 @@ impl Subtask {
             SubtaskCommand::Complete { checkpoint, last } => {
                 self.uploads.completed(checkpoint);
                 if self.notifications.completed(checkpoint) {
-                    self.chain.control(&mut Control::Complete(checkpoint))?;
+                    self.chain.control(&mut Control::Complete { checkpoint, last })?;
                 }
                 if last && self.phase == Phase::Ended {
                     self.phase = Phase::Leaving;
@@ -255,7 +263,7 @@ impl Subtask {
             SubtaskCommand::Aborted { checkpoint, latest_completed } => {
                 self.uploads.cancel(checkpoint);
                 if let Some(missed) = self.notifications.aborted(latest_completed) {
-                    self.chain.control(&mut Control::Complete(missed))?;
+                    self.chain.control(&mut Control::Complete { checkpoint: missed, last: false })?;
                 }
                 if self.newest < Some(checkpoint) {
                     self.aborted.insert(checkpoint);
@@ -313,18 +321,20 @@ impl Subtask {
             }
             // Not before everything emitted is in the channels: what stalls would be lost with the subtask.
             self.committing = !self.chain.tend(task)?;
-            if !self.committing && self.at_rest {
+            if !self.committing {
                 match self.phase {
-                    Phase::Preparing => {
-                        self.chain.control(&mut Control::Complete(CheckpointId(0)))?;
+                    Phase::Preparing if self.at_rest => {
+                        let checkpoint = CheckpointId(0);
+                        self.chain.control(&mut Control::Complete { checkpoint, last: true })?;
                         self.phase = Phase::Leaving;
                         continue;
                     }
+                    // What stalls then are barriers behind the final one, and nobody may take them any more.
                     Phase::Leaving => return Ok(Turn::Finished),
-                    Phase::Reading | Phase::Finishing | Phase::Ended => {}
+                    _ => {}
                 }
             }
-            if std::mem::take(&mut self.unflushed) && self.at_rest {
+            if self.at_rest && std::mem::take(&mut self.unflushed) {
                 self.chain.control(&mut Control::Flush)?;
                 self.at_rest = false;
                 continue;
@@ -391,8 +401,8 @@ impl Subtask {
         if !self.at_rest && !self.come_to_rest(task)? {
             return Ok(false);
         }
-        // Not amid `finish`: see below.
-        if self.phase != Phase::Finishing
+        // Not amid `finish`: see below. Not behind the final checkpoint either: who would want it?
+        if matches!(self.phase, Phase::Reading | Phase::Ended)
             && let Some(gate) = &mut self.gate
             && let Some(event) = gate.poll_urgent(self.batch.as_ref())?
         {
@@ -403,7 +413,7 @@ impl Subtask {
             return Ok(true);
         }
         // Not amid `finish`: what it emitted would be in the checkpoint, that it ran would not.
-        if self.phase != Phase::Finishing
+        if matches!(self.phase, Phase::Reading | Phase::Ended)
             && let Some(barrier) = self.triggers.pop_front()
         {
             self.snapshot(barrier, None)?;
@@ -451,7 +461,8 @@ impl Subtask {
                 let (done, rest) = oneshot::channel();
                 // Whoever waited for an older one learns that nothing comes any more.
                 self.capturing = Some(Capturing { checkpoint: barrier.checkpoint, done });
-                let known = self.gate.as_mut().map(InputGate::take_known).unwrap_or_default();
+                let known =
+                    self.gate.as_mut().map(|gate| gate.take_known(barrier.checkpoint)).unwrap_or_default();
                 self.snapshot(barrier, Some(snapshot::Overtaken { known, rest }))?;
                 // Most often all of it is known by now.
                 if let Some(event) = self.gate.as_mut().and_then(InputGate::take_captured) {
@@ -467,9 +478,14 @@ impl Subtask {
             GateEvent::Aborted(checkpoint, reason) => {
                 tracing::debug!(checkpoint = checkpoint.0, ?reason, "a checkpoint is not taken here");
                 self.capturing.take_if(|capturing| capturing.checkpoint <= checkpoint);
+                let (subtask, attempt) = (self.id, self.attempt);
+                self.coordinator.do_send(CheckpointMessage::GivenUp { checkpoint, subtask, attempt, reason });
                 self.give_up(checkpoint)?;
             }
-            GateEvent::Ended => self.phase = Phase::Finishing,
+            GateEvent::Ended => {
+                self.phase = Phase::Finishing;
+                self.drained = self.gate.as_ref().is_some_and(InputGate::was_drained);
+            }
         }
         Ok(true)
     }
@@ -489,8 +505,9 @@ impl Subtask {
 
     fn finish(&mut self) -> Result<bool> {
         self.at_rest = false;
+        self.unflushed = true;
         if self.chain.finish()? == Flow::Ready {
-            self.chain.control(&mut Control::End)?;
+            self.chain.control(&mut Control::End { drained: self.drained })?;
             if self.storage.is_none() {
                 self.chain.control(&mut Control::Prepare(CheckpointId(0)))?;
                 self.phase = Phase::Preparing;
@@ -525,13 +542,17 @@ impl Subtask {
         let frozen = clock.elapsed();
         report.sync_duration = frozen.saturating_sub(began);
         let (attempt, subtask) = (self.attempt, self.id);
-        let finished = self.phase == Phase::Ended;
+        let input = match self.phase {
+            Phase::Ended if self.drained => InputState::Drained,
+            Phase::Ended => InputState::Ended,
+            _ => InputState::Open,
+        };
         let coordinator = self.coordinator.clone();
         let (name, counters) = (self.name.clone(), Arc::clone(&self.counters));
         let taken = snapshot::Taken { snapshots, overtaken };
         let upload = async move {
             let mut snapshot =
-                snapshot::write(&storage, checkpoint, attempt, subtask, finished, taken, report).await?;
+                snapshot::write(&storage, checkpoint, attempt, subtask, input, taken, report).await?;
             let report = &mut snapshot.report;
             report.async_duration = clock.elapsed().saturating_sub(frozen);
             counters.checkpoint_bytes.add_shared(report.bytes);

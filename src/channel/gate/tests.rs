@@ -134,9 +134,9 @@ fn a_cancelled_barrier_unblocks() {
 #[test]
 fn the_end_is_said_once_and_barriers_go_on() {
     let (mut out, mut gate) = gate(2);
-    let _ = out[0].send(Element::End);
+    let _ = out[0].send(Element::End { drained: false });
     assert_eq!(drain(&mut gate), "");
-    let _ = out[1].send(Element::End);
+    let _ = out[1].send(Element::End { drained: false });
     assert_eq!(drain(&mut gate), ".");
     barrier(&mut out[0], 1);
     barrier(&mut out[1], 1);
@@ -263,8 +263,8 @@ fn restored_records_come_first_and_are_in_flight_until_they_are_taken() {
     }
     send(&mut out[0], 6);
     send(&mut out[1], 7);
-    let _ = out[0].send(Element::End);
-    let _ = out[1].send(Element::End);
+    let _ = out[0].send(Element::End { drained: false });
+    let _ = out[1].send(Element::End { drained: false });
     let GateEvent::Batch(first) = gate.poll().unwrap() else { panic!("a batch") };
     assert_eq!((records(&first.batch), first.channel), (&[1][..], None));
     unaligned(&mut out[1], 1);
@@ -341,4 +341,34 @@ fn what_was_not_looked_at_is_not_taken_from_a_channel_that_is_captured() {
     assert!(!gate.is_ahead_of_capture(0), "its barrier was seen");
     assert!(gate.poll_urgent(None).unwrap().is_none());
     assert!(!gate.is_ahead_of_capture(1), "looked at");
+}
+
+#[test]
+fn what_is_in_flight_to_one_checkpoint_is_not_given_to_another() {
+    let (mut out, mut gate) = gate(3);
+    let first = barrier_of(1, BarrierKind::Unaligned);
+    let _ = out[0].send(Element::Barrier(first));
+    // The first never comes here.
+    let _ = out[1].send(Element::Barrier(barrier_of(2, BarrierKind::Unaligned)));
+    send(&mut out[2], 7);
+    out[0].announce(first);
+    assert_eq!(show(&gate.poll_urgent(None).unwrap().unwrap()), "/1 ");
+    assert!(gate.take_known(CheckpointId(1)).is_empty(), "it was given up, and the next has begun");
+    let rest: Vec<String> =
+        std::iter::from_fn(|| gate.poll_urgent(None).unwrap().map(|event| show(&event))).collect();
+    assert_eq!(rest, ["x1 ", "/2 "]);
+    let known = gate.take_known(CheckpointId(2));
+    assert_eq!(known.len(), 1, "{known:?}");
+}
+
+#[test]
+fn an_input_was_drained_if_any_of_its_channels_was() {
+    for drained in [[false, false], [false, true], [true, false], [true, true]] {
+        let (mut out, mut gate) = gate(2);
+        for (out, drained) in out.iter_mut().zip(drained) {
+            let _ = out.send(Element::End { drained });
+        }
+        assert_eq!(drain(&mut gate), ".");
+        assert_eq!(gate.was_drained(), drained.contains(&true));
+    }
 }

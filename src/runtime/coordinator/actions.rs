@@ -180,7 +180,7 @@ impl CoordinatorActor {
             max_parallelism: self.settings.max_parallelism,
             hash_version: STABLE_HASH_VERSION,
             finished,
-            operators: by_operator(states.iter().map(|(_, snapshot)| &**snapshot)),
+            operators: by_operator(states.iter().map(|(_, snapshot)| &**snapshot), finished),
             in_flight: by_edge(states.iter().map(|(_, snapshot)| &**snapshot), &self.settings.layout),
             inline: states.iter().filter_map(|(_, snapshot)| snapshot.inline.clone()).collect(),
         }
