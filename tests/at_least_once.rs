@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use strandline::prelude::*;
-use strandline::storage::{MemoryDisk, OnDisk, SharedDisk};
+use strandline::storage::{Fault, FaultyDisk, Injection, MemoryDisk, OnDisk, Operation, SharedDisk};
 
 /// For so long the barrier of the second source stays behind that of the first.
 const BEHIND: Duration = Duration::from_secs(1);
@@ -97,4 +97,58 @@ fn exactly_once_repeats_nothing() {
     for (mode, checkpointing) in common::exact_modes() {
         assert_eq!(crash_after_a_checkpoint(&checkpointing), once().collect::<Vec<_>>(), "{mode}");
     }
+}
+
+/// The oldest of two checkpoints is given up at a subtask, as a source that could not take the newer one in time says so through one channel
+/// while the older one's barrier is still to come through the other. Its caller learns it then, and the job goes on.
+#[test]
+fn a_checkpoint_that_is_given_up_at_a_subtask_is_not_waited_for() {
+    let disk = FaultyDisk::new(Arc::new(MemoryDisk::new()) as SharedDisk);
+    disk.inject(Injection::of(Fault::NoEffect).on([Operation::Create]).at_path("chk-2-").at(1));
+    let disk: SharedDisk = Arc::new(disk);
+    virtual_process(in_time("a checkpoint that is given up", async {
+        let checkpointing = on_request().at_least_once().max_concurrent(2).tolerable_failures(1);
+        let env = Environment::builder()
+            .parallelism(1)
+            .checkpointing(checkpointing)
+            .storage(OnDisk::new(disk, "checkpoints").memory_threshold(0))
+            .restart(RestartStrategy::none())
+            .build()
+            .unwrap();
+        let ((early, first), (late, second)) = (Numbers::gated(1, LEN), Numbers::gated(1, LEN));
+        let source = |name: &str, numbers, each| {
+            let (on, aside) = env.source(name, numbers).tee();
+            on.sink(&format!("slow-{name}"), Slow { sink: Collect::new(), each });
+            aside
+        };
+        let out = Collect::new();
+        let both = source("early", early, BEHIND).union(source("late", late, 3 * BEHIND));
+        both.rebalance().map(|(_, number)| number).sink("out", out.clone());
+        // It takes every checkpoint at once, and cannot write the second one.
+        let (other, third) = Numbers::gated(1, LEN);
+        env.source("other", other).sink("elsewhere", Collect::new());
+        let job = env.start_local("given-up").await.unwrap();
+        running(&job).await;
+        let ask = || {
+            let job = job.clone();
+            tokio::task::spawn_local(async move { job.checkpoint().await })
+        };
+        let soon = BEHIND / 10;
+        second.open_to(1);
+        tokio::time::sleep(soon).await;
+        let older = ask();
+        tokio::time::sleep(soon).await;
+        first.open_to(1);
+        tokio::time::sleep(soon).await;
+        let newer = ask().await.unwrap().unwrap_err();
+        assert!(newer.to_string().contains("checkpoint 2"), "{newer}");
+        assert!(!older.is_finished(), "its barrier is still to come");
+        tokio::time::sleep(BEHIND).await;
+        assert!(older.is_finished(), "the news came through one channel");
+        let older = older.await.unwrap().unwrap_err().to_string();
+        assert!(older.contains("a subtask upstream gave it up"), "{older}");
+        [first, second, third].iter().for_each(|gate| gate.open_to(LEN));
+        assert_eq!(job.wait().await.unwrap(), JobStatus::Finished);
+        assert_eq!(out.records().len() as u64, 2 * LEN);
+    }));
 }
