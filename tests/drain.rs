@@ -213,6 +213,44 @@ fn operators_that_only_a_drain_had_ended_come_to_their_end_again_in_the_next_run
 }
 
 #[test]
+fn a_region_that_fails_amid_a_drain_reads_on_alone_and_the_others_stay_at_their_end() {
+    let (disk, fails) = (memory(), Fuse::after(1));
+    virtual_process(async {
+        let (env, gate) = describe(on(&disk), &disk, &fails);
+        let ((numbers, apart), out) = (Numbers::gated(SPLITS, LEN), Collect::new());
+        env.source("apart", numbers).sink("out apart", out.clone());
+        let job = env.start_local("regions").await.unwrap();
+        apart.open_to(25);
+        lead(&job, &gate).await;
+        apart.reached(SPLITS, 25).await;
+        let drained = job.drain().await;
+        assert!(fails.went_off());
+        apart.open_to(LEN);
+        assert_goes_on(&job, &gate, drained, "one of two").await;
+        assert!(written(&disk).await == expected(40));
+        assert_eq!(out.len(), 2 * 25, "it was not told of a failure, and has no more to give");
+    });
+}
+
+/// Its sources end in all regions, and nothing is left out.
+#[test]
+fn a_drain_ends_every_region_where_it_is() {
+    let (disk, never) = (memory(), Fuse::after(u64::MAX / 2));
+    virtual_process(async {
+        let (env, gate) = describe(on(&disk), &disk, &never);
+        let ((numbers, apart), out) = (Numbers::gated(SPLITS, LEN), Collect::new());
+        env.source("apart", numbers).sink("out apart", out.clone());
+        let job = env.start_local("all-regions").await.unwrap();
+        apart.open_to(25);
+        lead(&job, &gate).await;
+        apart.reached(SPLITS, 25).await;
+        assert_eq!(job.drain().await.unwrap(), JobStatus::Finished);
+        assert!(written(&disk).await == expected(30));
+        assert_eq!(out.len(), 2 * 25);
+    });
+}
+
+#[test]
 fn a_drain_that_is_asked_for_while_the_job_restarts_or_starts_is_done_when_it_runs() {
     for starts in [true, false] {
         let (disk, fails) = (memory(), Fuse::after(if starts { u64::MAX / 2 } else { 1 }));

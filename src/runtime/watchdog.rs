@@ -71,7 +71,7 @@ impl Watchdog {
             let (silence, finding) = match activity {
                 Activity::Busy => {
                     if !seen.inside || lasts < self.limit {
-                        *seen = Seen { since: seen.since, ..fresh };
+                        *seen = fresh;
                     }
                     (lasts, Finding::Blocks(subtask, lasts))
                 }
@@ -174,6 +174,28 @@ mod tests {
             _ => (Activity::Idle, 0, now / 60),
         });
         assert_eq!(findings, [blocks(30), blocks(30)]);
+    }
+
+    #[test]
+    fn who_came_out_between_two_looks_and_went_in_again_is_told_of_anew() {
+        let findings = told(70, |now| (Activity::Busy, now.checked_sub(33).unwrap_or(now), 7));
+        assert_eq!(findings, [blocks(30), blocks(32)]);
+    }
+
+    #[test]
+    fn who_has_come_out_of_its_code_is_still_from_then_on_at_the_earliest() {
+        let held_back = |now| if now <= 40 { Activity::Busy } else { Activity::BackPressured };
+        assert_eq!(told(100, |now| (held_back(now), now, 7)), [blocks(30), is_still(30)], "seen at 45");
+    }
+
+    #[test]
+    fn what_is_told_is_at_most_a_quarter_of_the_limit_late() {
+        assert_eq!(Watchdog::new(secs(30)).interval(), Duration::from_millis(7_500));
+        assert_eq!(
+            Watchdog::new(Duration::from_millis(1)).interval(),
+            Duration::from_millis(10),
+            "no load of its own"
+        );
     }
 
     #[test]

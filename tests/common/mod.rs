@@ -7,8 +7,11 @@ pub mod slow;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 use strandline::checkpoint::metadata::Manifest;
 use strandline::prelude::*;
@@ -24,12 +27,34 @@ pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(HANG, future).await.unwrap_or_else(|_| panic!("hangs: {what}"))
 }
 
+/// How many rounds of everything that can go on there may be at one instant of virtual time: far more than any test needs.
+const ROUNDS: u64 = 3_000_000;
+
+/// Something keeps itself awake, and time never goes on.
+#[derive(Debug)]
+pub struct Spins;
+
 /// Runs `future` on a single thread and on virtual time. Everything it left running is gone afterwards, as with a process.
 pub fn virtual_process<T>(future: impl Future<Output = T>) -> T {
+    bounded_virtual_process(future).unwrap_or_else(|Spins| panic!("something keeps itself awake for ever"))
+}
+
+/// See [`virtual_process`].
+pub fn bounded_virtual_process<T>(future: impl Future<Output = T>) -> Result<T, Spins> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let local = tokio::task::LocalSet::new();
-    runtime.block_on(local.run_until(future))
+    runtime.block_on(async {
+        let mut process = pin!(local.run_until(future));
+        let (mut instant, mut rounds) = (tokio::time::Instant::now(), 0);
+        poll_fn(|task| {
+            let now = tokio::time::Instant::now();
+            rounds = if now == instant { rounds + 1 } else { 0 };
+            instant = now;
+            if rounds > ROUNDS { Poll::Ready(Err(Spins)) } else { process.as_mut().poll(task).map(Ok) }
+        })
+        .await
+    })
 }
 
 /// How far a [`Numbers`] source may go, and how far it has come.

@@ -1,6 +1,6 @@
 //! Another system with transactions, and the sink that writes there.
 
-use super::world::{Fate, Place, Process};
+use super::world::{Fate, Place, Process, Region};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use strandline::prelude::*;
@@ -61,6 +61,8 @@ impl Broker {
 pub struct ToBroker {
     pub broker: Arc<Broker>,
     pub process: Arc<Process>,
+    /// Which it is the sink of.
+    pub region: Region,
     pub retries: CommitRetries,
     /// How many records it takes before it must flush.
     pub buffer: usize,
@@ -133,7 +135,10 @@ impl TwoPhaseCommit<Written> for ToBroker {
         self.call("abort", &name, abort).await
     }
 
-    async fn begin_recovery(&self, _: &RecoveryContext) -> Result {
+    async fn begin_recovery(&self, context: &RecoveryContext) -> Result {
+        self.process.live().await;
+        let restored = context.restored.map(|restored| restored.0);
+        self.process.world().restores(self.process.id, self.region, restored);
         self.call("begin_recovery", "", |_| {}).await
     }
 

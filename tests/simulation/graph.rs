@@ -2,14 +2,19 @@
 //! records with it: a failover region of its own.
 
 use super::broker::{ToBroker, Written};
-use super::world::{Process, below};
+use super::world::{Process, Region, below};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use strandline::prelude::*;
 use strandline::storage::SharedDisk;
+use strandline::types::CheckpointId;
 use strandline::{SubtaskContext, TwoPhase};
+
+/// The two regions.
+pub const MAIN: Region = "broker";
+pub const APART: Region = "broker apart";
 
 /// Where the files are.
 pub const FILES: &str = "out";
@@ -48,6 +53,8 @@ pub struct Read {
 /// In each split the numbers `0..len`, a few at a time.
 #[derive(Debug, Clone)]
 struct Bursts {
+    /// Which it belongs to, if it is the only one that is asked for its splits there.
+    region: Option<Region>,
     ids: Range<u64>,
     shape: Shape,
     process: Arc<Process>,
@@ -75,6 +82,9 @@ impl Source for Bursts {
     async fn splits(&self, restored: Option<Vec<Split>>) -> Result<Vec<Split>> {
         self.process.wait().await;
         self.process.live().await;
+        if let Some(region) = self.region {
+            self.process.world().begins(self.process.id, region);
+        }
         self.process.code("splits")?;
         let splits = restored.unwrap_or_else(|| self.ids.clone().map(|id| Split { id, next: 0 }).collect());
         let mut ids: Vec<u64> = splits.iter().map(|split| split.id).collect();
@@ -163,6 +173,24 @@ type Counted = (u64, u64, u64);
 impl Operator for First {
     type Key = u64;
     type Out = Counted;
+
+    fn on_complete(&mut self, checkpoint: CheckpointId) -> Result {
+        self.told(checkpoint, true)
+    }
+
+    fn on_aborted(&mut self, checkpoint: CheckpointId) -> Result {
+        self.told(checkpoint, false)
+    }
+}
+
+impl First {
+    fn told(&self, checkpoint: CheckpointId, completed: bool) -> Result {
+        self.process.code(format_args!("told of {checkpoint}: {completed}"))?;
+        if !self.process.is_dead() {
+            self.process.world().told(self.process.id, checkpoint.0, completed);
+        }
+        Ok(())
+    }
 }
 
 impl Handler<Read> for First {
@@ -221,17 +249,17 @@ pub fn key_of(shape: &Shape, split: u64, number: u64) -> u64 {
 /// `apart` is where the other region writes.
 pub fn describe(env: &Environment, shape: Shape, sink: ToBroker, apart: ToBroker, disk: SharedDisk) {
     let process = Arc::clone(&sink.process);
-    let source = |ids: Range<u64>| Bursts { ids, shape, process: Arc::clone(&process) };
+    let source = |region, ids: Range<u64>| Bursts { region, ids, shape, process: Arc::clone(&process) };
     let half = if shape.second_source { shape.splits / 2 } else { shape.splits };
     if shape.apart > 0 {
-        let read = env.source("source apart", source(shape.splits..shape.splits + shape.apart));
+        let read = env.source("source apart", source(Some(APART), shape.splits..shape.splits + shape.apart));
         first(read, "first apart", shape, &process)
             .map(|(key, n, id)| (key, n, id, key, n))
-            .sink("broker apart", TwoPhase::new(apart));
+            .sink(APART, TwoPhase::new(apart));
     }
-    let read = env.source("source", source(0..half));
+    let read = env.source("source", source(Some(MAIN), 0..half));
     if shape.second_source {
-        let other = env.source("other", source(half..shape.splits));
+        let other = env.source("other", source(None, half..shape.splits));
         count(read.union(other), shape, sink, disk);
     } else {
         count(read, shape, sink, disk);
@@ -279,5 +307,5 @@ fn end(counted: Stream<Counted, impl Pipe<Out = Counted>>, shape: Shape, sink: T
         .process("second", move |setup| {
             Ok(Second { count: setup.value_state("count")?, process: Arc::clone(&process) })
         })
-        .sink("broker", TwoPhase::new(sink));
+        .sink(MAIN, TwoPhase::new(sink));
 }

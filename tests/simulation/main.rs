@@ -14,6 +14,7 @@ mod disk;
 mod graph;
 mod plan;
 mod run;
+mod watch;
 mod world;
 
 use run::{Report, run};
@@ -62,14 +63,11 @@ fn output_is_that_of_a_run_without_failures_whatever_fails() {
     assert!(counted * 5 > seeds * 2, "only {counted} of {seeds} runs count");
 }
 
-/// What once was wrong: two processes with one claim, twice; a sink that waits for its last commits, kept awake for ever by a barrier behind
-/// the final checkpoint.
+/// Two processes with one claim. A seed changes its meaning with what is drawn: this one was seen red with the fault put back.
 #[test]
-fn seeds_that_once_were_wrong_are_right() {
-    for seed in [201_546, 201_801, 1_006_862] {
-        let report = run(seed, false);
-        assert!(report.violations.is_empty(), "{report}");
-    }
+fn a_seed_that_once_was_wrong_is_right() {
+    let report = run(4_004_257, false);
+    assert!(report.violations.is_empty(), "{report}");
 }
 
 #[test]

@@ -66,6 +66,7 @@ impl Plan {
             code: pick(random, &[0, 300, 1_000]),
             broker: pick(random, &[0, 20, 100]),
             disk: pick(random, &[20, 100, 400]),
+            log: pick(random, &[5, 20, 100]),
             delay: if pressed { pick(random, &[5, 20]) } else { pick(random, &[0, 1, 5, 20]) },
             stall: pick(random, &[0, 0, 300]),
         };
@@ -111,7 +112,7 @@ fn checkpointing(random: &mut Random, pause: u64) -> Checkpointing {
 
 /// What follows a failure of a process' dataflow.
 pub fn restart(random: &mut Random) -> RestartStrategy {
-    let delay = millis(random, 0, 200);
+    let delay = if once_in(random, 3) { Duration::ZERO } else { millis(random, 0, 200) };
     match below(random, 6) {
         0 => RestartStrategy::none(),
         1 => RestartStrategy::fixed_delay(1, delay),

@@ -1,10 +1,13 @@
 //! One run: processes, one after the other, until the job is finished; and what must be so then.
 
 use super::broker::{Broker, ToBroker, Written};
-use super::common::{in_flight_in, quiet_panics, sorted, tree, virtual_process, visible_lines};
-use super::disk::{Drive, SimDisk};
-use super::graph::{FILES, Shape, describe, key_of};
+use super::common::{
+    Spins, bounded_virtual_process, in_flight_in, quiet_panics, sorted, tree, visible_lines,
+};
+use super::disk::SimDisk;
+use super::graph::{APART, FILES, MAIN, Shape, describe, key_of};
 use super::plan::{Plan, restart};
+use super::watch::watched;
 use super::world::{Process, World, below, once_in};
 use futures::executor::block_on;
 use std::cell::Cell;
@@ -16,15 +19,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use strandline::checkpoint::metadata::Manifest;
 use strandline::prelude::*;
+use strandline::restart::FailureRecord;
 use strandline::storage::{Fault, OnDisk, SharedDisk};
 use strandline::types::{Random, Timestamp};
 use strandline::{CheckpointingMode, JobHandle};
 use tokio::sync::broadcast::error::RecvError;
 
-const JOB: &str = "simulated";
+pub const JOB: &str = "simulated";
 
-/// Far more than anything takes. The clock jumps there at once when nothing can happen any more.
-const HANG: Duration = Duration::from_secs(1_000_000);
+/// Far more than anything takes. The clock jumps there at once when nothing can happen any more; a job of which a part still runs takes a while.
+const HANG: Duration = Duration::from_secs(100_000);
 
 /// More than faults can make necessary.
 const MACHINES: u32 = 60;
@@ -79,7 +83,6 @@ struct Run {
     seed: u64,
     plan: Plan,
     world: Arc<World>,
-    drive: Drive,
     broker: Arc<Broker>,
     /// Where the other region writes.
     apart: Arc<Broker>,
@@ -92,13 +95,16 @@ struct Run {
 /// Runs what follows from a seed; with `lines` the report has all events as text.
 pub fn run(seed: u64, lines: bool) -> Report {
     quiet_panics();
+    watched(seed, || run_unwatched(seed, lines))
+}
+
+fn run_unwatched(seed: u64, lines: bool) -> Report {
     let mut random = Random::from_seed(seed);
     let plan = Plan::draw(&mut random);
     let world = World::new(Random::from_seed(random.next_u64()), plan.trouble, lines);
     let run = Run {
         seed,
         plan,
-        drive: Drive::new(),
         broker: Arc::default(),
         apart: Arc::default(),
         processes: Cell::new(0),
@@ -126,21 +132,22 @@ pub fn run(seed: u64, lines: bool) -> Report {
 impl Run {
     fn to_the_end(&self) {
         for machine in 0..MACHINES {
-            let end = virtual_process(async {
+            let end = self.process_of_its_own(async {
                 self.world.machine_begins();
-                self.in_flight.set(self.in_flight.get() + in_flight_in(&*self.drive.memory).await);
+                self.in_flight.set(self.in_flight.get() + in_flight_in(&*self.world.drive.memory).await);
                 let end = self.machine(machine).await;
                 // While its clock can still be read.
                 self.world.machine_is_gone(Duration::from_millis(self.chance(10_000)));
                 end
             });
+            let Some(end) = end else { return };
             if end == End::Finished {
                 return self.check();
             }
             if !self.world.violations().is_empty() {
                 return;
             }
-            self.drive.faulty.set_space(None);
+            self.world.drive.faulty.set_space(None);
             if end == End::Died && self.world.chance(|random| once_in(random, 2)) {
                 let way = match self.chance(4) {
                     0 => Fault::PowerLoss,
@@ -149,13 +156,19 @@ impl Run {
                     _ => Fault::SomeLost(self.world.chance(Random::next_u64)),
                 };
                 self.world.happens(0, format_args!("the machine loses power: {way:?}"));
-                if let Err(error) = block_on(self.drive.faulty.lose_power(way)) {
+                if let Err(error) = block_on(self.world.drive.faulty.lose_power(way)) {
                     self.world.violated(format!("power cannot be lost: {error}"));
                 }
             }
-            self.drive.faulty.restart();
+            self.world.drive.faulty.restart();
         }
         self.world.violated("does not come to an end");
+    }
+
+    /// `None` if it would never end.
+    fn process_of_its_own<T>(&self, process: impl Future<Output = T>) -> Option<T> {
+        let ended = bounded_virtual_process(process);
+        ended.map_err(|Spins| self.world.violated("something keeps itself awake for ever")).ok()
     }
 
     fn chance(&self, end: u64) -> u64 {
@@ -203,8 +216,7 @@ impl Run {
     fn environment(&self, process: &Arc<Process>, machine: u32, takes_over: bool) -> Environment {
         let Plan { parallelism, checkpointing, memory_threshold, write_buffer, channel_depth, .. } =
             &self.plan;
-        let disk = SimDisk { drive: self.drive.clone(), process: Arc::clone(process) };
-        let disk: SharedDisk = Arc::new(disk);
+        let disk: SharedDisk = Arc::new(SimDisk(Arc::clone(process)));
         let storage = OnDisk::new(Arc::clone(&disk), "checkpoints");
         let mut builder = Environment::builder()
             .parallelism(parallelism[machine as usize % parallelism.len()])
@@ -220,9 +232,9 @@ impl Run {
         }
         let env = builder.build().unwrap();
         let (retries, buffer) = (self.plan.retries, self.plan.sink_buffer);
-        let [sink, apart] = [&self.broker, &self.apart].map(|broker| {
+        let [sink, apart] = [(&self.broker, MAIN), (&self.apart, APART)].map(|(broker, region)| {
             let (broker, process) = (Arc::clone(broker), Arc::clone(process));
-            ToBroker { broker, process, retries, buffer }
+            ToBroker { broker, process, region, retries, buffer }
         });
         describe(&env, self.plan.shape, sink, apart, disk);
         env
@@ -232,8 +244,11 @@ impl Run {
     async fn live(&self, process: &Arc<Process>, machine: u32, takes_over: bool) -> End {
         let env = self.environment(process, machine, takes_over);
         self.world.happens(process.id, format_args!("starts, taking over: {takes_over}"));
-        let end = async {
+        let mut job = None;
+        let started = &mut job;
+        let end = async move {
             let job = env.start_local(JOB).await?;
+            *started = Some(job.clone());
             self.world.begins_from(process.id, job.resumed_from().map(|from| from.0));
             tokio::task::spawn_local(listen(job.clone(), Arc::clone(process)));
             tokio::task::spawn_local(ask(job.clone(), Arc::clone(process)));
@@ -287,7 +302,32 @@ impl Run {
             }
         };
         self.world.happens(process.id, format_args!("ends: {end:?}"));
+        if let Some(job) = job {
+            self.check_restarts(process.id, &job.failures(), end);
+        }
         end
+    }
+
+    /// A region begins again after each failure of its own and of the job as a whole, and for no other reason.
+    fn check_restarts(&self, process: u32, failures: &[FailureRecord], end: End) {
+        for region in [MAIN, APART] {
+            let concerns = |failure: &&FailureRecord| failure.region.iter().any(|uid| uid.as_str() == region);
+            let failures: Vec<&FailureRecord> = failures.iter().filter(concerns).collect();
+            let begun = self.world.begun(process, region);
+            if begun.times > failures.len() + 1 {
+                let (began, failed) = (begun.times, failures.len());
+                self.world.violated(format!(
+                    "process {process}: the region of `{region}` began {began} times and failed {failed} times"
+                ));
+            }
+            let last = begun.recovered.map_or(0, |last| last.as_millis());
+            let missed = failures.iter().find(|failure| u128::from(failure.at.0.cast_unsigned()) > last);
+            if let (Some(failure), End::Finished) = (missed, end) {
+                self.world.violated(format!(
+                    "process {process}: the region of `{region}` did not begin again after {failure:?}"
+                ));
+            }
+        }
     }
 
     /// What must be so when the job is finished.
@@ -305,7 +345,7 @@ impl Run {
             self.check_files(&self.broker.committed());
         }
         // Tidies what the last one could not, and finds nothing to do.
-        virtual_process(async {
+        self.process_of_its_own(async {
             self.world.machine_begins();
             self.world.calm();
             let process = self.process();
@@ -371,7 +411,7 @@ impl Run {
 
     /// What the first operator gave is in files, too.
     fn check_files(&self, written: &[Written]) {
-        let mut files = block_on(visible_lines(&*self.drive.memory, Path::new(FILES)));
+        let mut files = block_on(visible_lines(&*self.world.drive.memory, Path::new(FILES)));
         let mut lines: Vec<_> = written.iter().map(|(key, n, id, ..)| format!("{key} {n} {id}")).collect();
         if !self.is_exact() {
             // How often a record came differs, and with it how many-th it was.
@@ -389,7 +429,7 @@ impl Run {
     /// Nothing lies on the disk but the log and what the last checkpoint needs.
     async fn check_clean(&self, has_heirs: bool) {
         let root = Path::new("checkpoints").join(JOB);
-        let all = tree(&*self.drive.memory, &root).await;
+        let all = tree(&*self.world.drive.memory, &root).await;
         let names: BTreeSet<String> = all.keys().map(|path| path.to_string_lossy().into_owned()).collect();
         let folders: BTreeSet<_> =
             names.iter().filter(|name| name.starts_with("chk-") && !name.contains('/')).cloned().collect();
@@ -410,7 +450,7 @@ impl Run {
         };
         let mut needed = newest.folders();
         needed.insert(folder);
-        let files = tree(&*self.drive.memory, Path::new(FILES)).await;
+        let files = tree(&*self.world.drive.memory, Path::new(FILES)).await;
         let files = files.keys().map(|path| path.to_string_lossy().into_owned());
         let hidden: Vec<_> = names
             .iter()

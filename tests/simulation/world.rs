@@ -1,5 +1,6 @@
 //! What the processes of a run share: chance, faults, and everything that happened.
 
+use super::disk::Drive;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::pending;
@@ -35,6 +36,8 @@ pub struct Trouble {
     pub broker: u64,
     /// An operation of the disk fails once in so many times.
     pub disk: u64,
+    /// Writing an entry of the job log fails once in so many times.
+    pub log: u64,
     /// The longest usual delay of a call, in ms.
     pub delay: u64,
     /// A call stalls for seconds once in so many times.
@@ -47,7 +50,10 @@ struct Event<'a> {
     what: &'a dyn fmt::Display,
 }
 
-pub struct World(Mutex<Inner>);
+pub struct World {
+    inner: Mutex<Inner>,
+    pub drive: Drive,
+}
 
 struct Inner {
     random: Random,
@@ -71,12 +77,26 @@ struct Inner {
     /// Which process wrote to the job log last, and how many entries came.
     owner: u32,
     log_entries: u64,
+    /// What became of each region in each process.
+    regions: BTreeMap<(u32, Region), Begun>,
+}
+
+/// A failover region, by the uid of its sink.
+pub type Region = &'static str;
+
+/// How a failover region began.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Begun {
+    /// How often its source was asked for its splits.
+    pub times: usize,
+    /// When its sink recovered last.
+    pub recovered: Option<Duration>,
 }
 
 impl World {
     /// With `lines` all events are kept as text, too.
     pub fn new(random: Random, trouble: Trouble, lines: bool) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Inner {
+        let inner = Inner {
             random,
             trouble,
             hash: DefaultHasher::new(),
@@ -92,11 +112,13 @@ impl World {
             outage: 0,
             owner: 0,
             log_entries: 0,
-        })))
+            regions: BTreeMap::new(),
+        };
+        Arc::new(Self { inner: Mutex::new(inner), drive: Drive::new() })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Another machine begins, with a clock of its own.
@@ -179,6 +201,45 @@ impl World {
         if newest >= Some(checkpoint) {
             self.violated(format!("process {process} completed {checkpoint}, after checkpoint {newest:?}"));
         }
+        self.told(process, checkpoint, true);
+    }
+
+    /// Somebody is told by a process that a checkpoint was completed, or given up: the job log must say so, too.
+    pub fn told(&self, process: u32, checkpoint: u64, completed: bool) {
+        let logged = self.drive.logged();
+        // Those that are no longer kept are not there any more.
+        let is_right =
+            if completed { logged.last() >= Some(&checkpoint) } else { !logged.contains(&checkpoint) };
+        // What was taken over may say so late, of a number that its heir used again.
+        if !is_right && process == self.inner().owner {
+            let what = if completed { "complete" } else { "given up" };
+            self.violated(format!(
+                "process {process} says checkpoint {checkpoint} is {what}; in the log: {logged:?}"
+            ));
+        }
+    }
+
+    /// A region restores a checkpoint: that must be the one the job log ends with.
+    pub fn restores(&self, process: u32, region: Region, checkpoint: Option<u64>) {
+        let logged = self.drive.logged().last().copied();
+        let owner = {
+            let mut inner = self.inner();
+            let now = inner.now();
+            inner.regions.entry((process, region)).or_default().recovered = Some(now);
+            inner.owner
+        };
+        if process == owner && checkpoint != logged {
+            self.violated(format!("process {process} restores checkpoint {checkpoint:?}, not {logged:?}"));
+        }
+    }
+
+    /// The sources of a region are asked for their splits.
+    pub fn begins(&self, process: u32, region: Region) {
+        self.inner().regions.entry((process, region)).or_default().times += 1;
+    }
+
+    pub fn begun(&self, process: u32, region: Region) -> Begun {
+        self.inner().regions.get(&(process, region)).copied().unwrap_or_default()
     }
 
     /// A process, or a new attempt of it, begins from this checkpoint.
@@ -417,15 +478,16 @@ impl Process {
     }
 
     /// Whether a fault of the disk strikes now.
-    pub fn disk_fails(&self) -> bool {
+    pub fn disk_fails(&self, is_entry: bool) -> bool {
         let mut inner = self.world.inner();
         if inner.outage > 0 {
             inner.outage -= 1;
             return true;
         }
-        let times = inner.trouble.disk;
-        let strikes = inner.strikes("fault of the disk", times);
-        if strikes && once_in(&mut inner.random, 3) {
+        let Trouble { disk, log, .. } = inner.trouble;
+        let strikes = inner.strikes("fault of the disk", if is_entry { log } else { disk });
+        // What cannot be read back either is of unknown outcome.
+        if strikes && once_in(&mut inner.random, if is_entry { 2 } else { 3 }) {
             inner.outage = 1 + below(&mut inner.random, 3);
         }
         strikes
