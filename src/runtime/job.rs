@@ -223,11 +223,16 @@ impl JobActor {
             shared.failures().decided(failure, FailureOutcome::Failed);
             return self.fail(error, ctx);
         }
+        self.halt(running, (error, failure), ctx);
+    }
+
+    /// All regions are restarted because of one failure: stops those that run.
+    fn halt(&mut self, running: Vec<RegionId>, whole: (Error, FailureId), ctx: &mut Context<Self>) {
         self.stop_waiting(ctx);
-        self.whole = Some((error, failure));
         for region in running {
-            self.tell(region, RegionCommand::Halt(failure));
+            self.tell(region, RegionCommand::Halt(whole.1));
         }
+        self.whole = Some(whole);
     }
 
     /// Nothing is left of a region that was stopped.
@@ -237,7 +242,13 @@ impl JobActor {
                 self.parts.shared.failures().decided(failure, FailureOutcome::Failed);
                 return self.fail(error, ctx);
             }
-            self.failed.insert(region, (error, failure));
+            // A failure in the way of a drain: the regions whose input that has ended read on with this one.
+            let ended = if self.drains.is_empty() { Vec::new() } else { self.failover.whole_failed() };
+            if ended.is_empty() {
+                self.failed.insert(region, (error, failure));
+            } else {
+                self.halt(ended, (error, failure), ctx);
+            }
         }
         let regions = self.failover.down(region);
         let mut failed: Vec<(Error, FailureId)> =
