@@ -607,3 +607,6 @@ impl Subtask {
         self.chain.control(&mut Control::Close)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ mod owned_job;
 mod state_file;
 mod state_reader;
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 mod transfers;
 
 pub use disk::{Disk, DiskFile, DiskLock, SharedDisk, TEMP_PREFIX};
