@@ -233,6 +233,29 @@ fn after_a_region_has_failed_amid_a_drain_the_others_read_on_too() {
     });
 }
 
+/// It would begin from nothing, and what it had committed would come twice.
+#[test]
+fn without_checkpoints_a_region_that_a_drain_has_ended_stays_at_its_end_whatever_fails() {
+    let (disk, fails) = (memory(), Fuse::after(1));
+    virtual_process(async {
+        let env = Environment::builder().parallelism(2);
+        let env = env.restart(RestartStrategy::fixed_delay(3, Duration::from_secs(1)));
+        let (env, gate) = describe(env, &disk, &fails);
+        let ((numbers, apart), out) = (Numbers::gated(SPLITS, LEN), Collect::new());
+        env.source("apart", numbers)
+            .sink("out apart", Slow { sink: out.clone(), each: Duration::from_secs(10) });
+        let job = env.start_local("no-checkpoints").await.unwrap();
+        apart.open_to(1);
+        lead(&job, &gate).await;
+        let drained = job.drain().await;
+        assert!(fails.went_off());
+        apart.open_to(35);
+        assert_goes_on(&job, &gate, drained, "without checkpoints").await;
+        assert!(written(&disk).await == expected(40));
+        assert_eq!(out.len(), 2);
+    });
+}
+
 /// Its sources end in all regions, and nothing is left out.
 #[test]
 fn a_drain_ends_every_region_where_it_is() {

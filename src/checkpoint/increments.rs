@@ -93,7 +93,8 @@ impl Increments {
                 history.changes += bytes;
             }
         }
-        if needed {
+        // After a change of parallelism, of several subtasks before.
+        if needed && !self.files.contains(file) {
             self.files.push(file.clone());
         }
     }

@@ -70,7 +70,12 @@ impl Failover {
         if !self.is_whole {
             return vec![region];
         }
-        if self.regions.values().any(|life| *life == Life::Stopping) {
+        self.settled()
+    }
+
+    /// Those whose restart is to be decided as one, if all are being stopped because of one failure and nobody is waited for any more.
+    fn settled(&mut self) -> Vec<RegionId> {
+        if !self.is_whole || self.regions.values().any(|life| *life == Life::Stopping) {
             return Vec::new();
         }
         self.is_whole = false;
@@ -82,9 +87,15 @@ impl Failover {
         self.change(region, &[Life::Down], Life::Starting);
     }
 
-    /// A region will not run again: it has finished, or was told to end. Returns whether that goes for all now.
-    pub(crate) fn over(&mut self, region: RegionId) -> bool {
+    /// A region will not run again: it has finished, perhaps when it was to be stopped, or was told to end. Returns those whose restart is to be
+    /// decided now, as one.
+    pub(crate) fn over(&mut self, region: RegionId) -> Vec<RegionId> {
         self.regions.insert(region, Life::Over);
+        self.settled()
+    }
+
+    /// Whether no region will run again.
+    pub(crate) fn is_over(&self) -> bool {
         self.regions.values().all(|life| *life == Life::Over)
     }
 
@@ -161,7 +172,7 @@ mod tests {
     #[test]
     fn what_is_over_stays_over_and_holds_nobody_back() {
         let mut failover = running();
-        assert!(!failover.over(B));
+        assert_eq!(failover.over(B), []);
         failover.failing(B);
         failover.restart(B);
         assert_eq!(failover.left().collect::<Vec<_>>(), [A, C]);
@@ -171,6 +182,20 @@ mod tests {
         failover.restart(A);
         failover.restart(C);
         assert!(!failover.running(C) && failover.running(A));
-        assert!(!failover.over(A) && failover.over(C));
+        failover.over(A);
+        assert!(!failover.is_over());
+        failover.over(C);
+        assert!(failover.is_over());
+    }
+
+    #[test]
+    fn a_region_that_has_finished_instead_of_going_down_holds_nobody_back() {
+        let mut failover = running();
+        failover.failing(A);
+        assert_eq!(failover.whole_failed(), [B, C]);
+        assert_eq!(failover.down(A), []);
+        assert_eq!(failover.over(B), []);
+        assert_eq!(failover.over(C), [A]);
+        assert!(!failover.is_whole() && !failover.is_over());
     }
 }

@@ -243,7 +243,7 @@ impl JobActor {
                 return self.fail(error, ctx);
             }
             // A failure in the way of a drain: the regions whose input that has ended read on with this one.
-            let ended = if self.drains.is_empty() { Vec::new() } else { self.failover.whole_failed() };
+            let ended = if self.can_break_off() { self.failover.whole_failed() } else { Vec::new() };
             if ended.is_empty() {
                 self.failed.insert(region, (error, failure));
             } else {
@@ -251,6 +251,18 @@ impl JobActor {
             }
         }
         let regions = self.failover.down(region);
+        self.decide_about(regions, ctx);
+    }
+
+    /// Whether a failure now leaves a drain undone. Without checkpoints what has ended has committed, and would begin from nothing; behind the final
+    /// one only commits are left.
+    fn can_break_off(&self) -> bool {
+        let JobParts { storage, shared, .. } = &self.parts;
+        !self.drains.is_empty() && storage.is_some() && !shared.has_final_checkpoint()
+    }
+
+    /// Regions of which nothing is left are to be restarted as one.
+    fn decide_about(&mut self, regions: Vec<RegionId>, ctx: &mut Context<Self>) {
         let mut failed: Vec<(Error, FailureId)> =
             regions.iter().filter_map(|region| self.failed.remove(region)).collect();
         if !self.failover.is_whole() {
@@ -317,7 +329,12 @@ impl JobActor {
 
     /// A region will not run again.
     fn over(&mut self, region: RegionId, ctx: &mut Context<Self>) {
-        if self.failover.over(region) {
+        let regions = self.failover.over(region);
+        // Who ends for good has no say.
+        if !self.stopping {
+            self.decide_about(regions, ctx);
+        }
+        if self.failover.is_over() {
             let outcome = match self.fate.take() {
                 Some(error) => Err(error),
                 None if self.was_cancelled => Ok(JobStatus::Cancelled),

@@ -233,6 +233,11 @@ async fn write_keyed(
 ) -> Result<Vec<GroupSegment>, Error> {
     let mut groups = Vec::new();
     while let Some(group) = poll_fn(|task| encoder.poll_next_group(task)).await? {
+        if group.removed > 0 {
+            let what =
+                format!("key group {} has removed keys, in a state that is written whole", group.group);
+            return Err(Error::new(ErrorKind::Internal, what));
+        }
         let at = file.write_segment(&group.bytes).await?;
         groups.push(GroupSegment { group: group.group, entries: group.entries, at });
         encoder.give_back(group.bytes);

@@ -157,6 +157,8 @@ pub(crate) struct JobShared {
     outcome: Mutex<Option<JobOutcome>>,
     /// Whether periodic checkpoints are being taken.
     periodic: AtomicBool,
+    /// Whether the final checkpoint is complete.
+    final_checkpoint: AtomicBool,
     meter: JobMeter,
     statistics: Mutex<StatisticsTracker>,
     failures: Mutex<FailureHistory>,
@@ -172,6 +174,7 @@ impl JobShared {
             first_listener: Mutex::new(Some(first_listener)),
             outcome: Mutex::new(None),
             periodic: AtomicBool::new(false),
+            final_checkpoint: AtomicBool::new(false),
             meter,
             statistics: Mutex::new(statistics),
             failures: Mutex::default(),
@@ -208,6 +211,14 @@ impl JobShared {
             }
             may
         });
+    }
+
+    pub(super) fn set_final_checkpoint(&self) {
+        self.final_checkpoint.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_final_checkpoint(&self) -> bool {
+        self.final_checkpoint.load(Ordering::Acquire)
     }
 
     pub(super) fn set_periodic(&self, started: bool) {

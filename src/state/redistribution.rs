@@ -152,6 +152,13 @@ pub fn increments_for(range: KeyGroupRange, old: &[SubtaskState]) -> Vec<Increme
         }
     }
     for share in &mut shares {
+        // Older versions may have named a file twice.
+        let mut named: Vec<(&KeyedIncrements, &IncrementFile)> = Vec::with_capacity(share.files.len());
+        share.files.retain(|(state, file)| {
+            let is_new = !named.iter().any(|(of, is)| std::ptr::eq(*of, *state) && is == file);
+            named.push((state, file));
+            is_new
+        });
         share.files.sort_by_key(|(_, file)| file.checkpoint);
     }
     shares.sort_by_key(|share| share.name);

@@ -191,9 +191,11 @@ impl<K> TableSlot<K> {
 }
 
 impl KeptTable {
-    /// All of it, unchanged. Where parts of a group come one after the other, only a file in increments can say so.
+    /// All of it, unchanged. Where parts of a group come one after the other, or a part begins with removed keys, only a file in increments can say
+    /// so.
     fn carried_over(&self, extent: Extent) -> KeyedSnapshot {
-        let has_parts = !self.groups.is_sorted_by(|a, b| a.group < b.group);
+        let has_parts = !self.groups.is_sorted_by(|a, b| a.group < b.group)
+            || self.groups.iter().any(|group| group.removed > 0);
         let limit = match extent {
             Extent::Full => has_parts.then_some(1),
             Extent::Incremental { limit, .. } => Some(limit),

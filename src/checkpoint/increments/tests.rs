@@ -366,3 +366,15 @@ fn a_group_is_in_the_run_of_its_base_and_in_no_other() {
     let third = second.advanced(three, Some(file_of(three, 0, 20)), &parts(&[1, 5]), 9);
     assert_eq!(third.files().len(), 2, "nothing is left of the first");
 }
+
+#[test]
+fn a_file_of_which_two_subtasks_had_parts_is_named_once() {
+    let index = Segment { file: "chk-1-g1/state-a0-0.0".into(), offset: 0, len: 1, crc32c: 0 };
+    let file = IncrementFile { checkpoint: CheckpointId(1), bytes: 20, index };
+    let mut increments = Increments::of([CheckpointId(1)].into());
+    for group in [1, 2] {
+        let part = WrittenPart { group: KeyGroup(group), bytes: 10 };
+        increments.restored(&file, std::iter::once((part, CheckpointId(1))));
+    }
+    assert_eq!(increments.files(), [file]);
+}

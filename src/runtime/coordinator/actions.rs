@@ -64,6 +64,9 @@ impl CoordinatorActor {
                 self.then(task, ctx, move |result| Done::Retired(checkpoint, result.and_then(|r| r)));
             }
             Action::NotifyComplete { checkpoint, finished } => {
+                if finished {
+                    self.settings.shared.set_final_checkpoint();
+                }
                 self.tell_all(SubtaskCommand::Complete { checkpoint, last: finished });
             }
             Action::NotifyAborted { checkpoint, latest_completed } => {

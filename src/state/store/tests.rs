@@ -270,6 +270,26 @@ fn handles_and_stores_may_change_threads_and_types_need_not() {
     plain::<ReducingState<std::rc::Rc<u8>>>();
 }
 
+#[test]
+fn an_undeclared_state_with_removed_keys_is_carried_on_as_increments_also_into_a_full_checkpoint() {
+    let max = MaxParallelism::new(128).unwrap();
+    let bytes = codec::encode(&7_u64).unwrap();
+    for removed in [0, 1] {
+        let group = EncodedGroup { group: KeyGroup(3), removed, entries: 1 - removed, bytes: bytes.clone() };
+        let keyed = RestoredKeyed {
+            name: "v".into(),
+            schema: StateSchema::default(),
+            groups: vec![group],
+            increments: None,
+        };
+        let restored =
+            RestoredOperator { checkpoint: Some(CheckpointId(1)), keyed: vec![keyed], lists: Vec::new() };
+        let mut store = StateStore::<u64>::new("op".into(), max, restored);
+        let taken = store.freeze(CheckpointId(2), Extent::Full).unwrap();
+        assert_eq!(taken.keyed[0].increment.is_some(), removed > 0);
+    }
+}
+
 /// What a checkpoint of a program without rows holds of a map of so many pairs.
 fn before_rows(pairs: u32) -> RestoredOperator {
     let mut ctx = Fake::<u64>::new();
