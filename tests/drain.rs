@@ -243,13 +243,14 @@ fn without_checkpoints_a_region_that_a_drain_has_ended_stays_at_its_end_whatever
         let (env, gate) = describe(env, &disk, &fails);
         let ((numbers, apart), out) = (Numbers::gated(SPLITS, LEN), Collect::new());
         env.source("apart", numbers)
-            .sink("out apart", Slow { sink: out.clone(), each: Duration::from_secs(10) });
+            .sink("out apart", Slow { sink: out.clone(), each: Duration::from_secs(5) });
         let job = env.start_local("no-checkpoints").await.unwrap();
         apart.open_to(1);
         lead(&job, &gate).await;
         let drained = job.drain().await;
         assert!(fails.went_off());
         apart.open_to(35);
+        tokio::time::sleep(Duration::from_secs(500)).await;
         assert_goes_on(&job, &gate, drained, "without checkpoints").await;
         assert!(written(&disk).await == expected(40));
         assert_eq!(out.len(), 2);
