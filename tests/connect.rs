@@ -34,7 +34,7 @@ impl Operator for Join {
 impl Handler<u64> for Join {
     fn handle(&mut self, left: u64, ctx: &mut Context<'_, Self>) -> Result {
         self.left.add(ctx, left);
-        let right = self.right.get(ctx).to_vec();
+        let right = self.right.get(ctx);
         ctx.emit_iter(right.into_iter().map(move |right| (left, right)));
         Ok(())
     }
@@ -43,7 +43,7 @@ impl Handler<u64> for Join {
 impl Handler<String> for Join {
     fn handle(&mut self, right: String, ctx: &mut Context<'_, Self>) -> Result {
         self.right.add(ctx, right.clone());
-        for left in self.left.get(ctx).to_vec() {
+        for left in self.left.get(ctx) {
             ctx.emit((left, right.clone()));
         }
         Ok(())

@@ -156,7 +156,7 @@ impl Operator for Join2 {
 impl Handler<u64> for Join2 {
     fn handle(&mut self, left: u64, ctx: &mut Context<'_, Self>) -> Result {
         self.0.add(ctx, left);
-        let right = self.1.get(ctx).to_vec();
+        let right = self.1.get(ctx);
         ctx.emit_iter(right.into_iter().map(move |right| mix(left, right)));
         Ok(())
     }
@@ -165,7 +165,7 @@ impl Handler<u64> for Join2 {
 impl Handler<Other> for Join2 {
     fn handle(&mut self, Other(right): Other, ctx: &mut Context<'_, Self>) -> Result {
         self.1.add(ctx, right);
-        let left = self.0.get(ctx).to_vec();
+        let left = self.0.get(ctx);
         ctx.emit_iter(left.into_iter().map(move |left| mix(left, right)));
         Ok(())
     }

@@ -70,7 +70,7 @@ impl Handler<(u32, u64)> for AllStates {
         let seen = Seen {
             key: *ctx.key(),
             value,
-            list: self.list.get(ctx).to_vec(),
+            list: self.list.get(ctx),
             map: sorted(self.map.iter(ctx).map(|(k, v)| (*k, *v)).collect()),
             reduced: self.reducing.get(ctx),
             mean: self.aggregating.get(ctx),

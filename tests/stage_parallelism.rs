@@ -120,7 +120,7 @@ impl Handler<u64> for Keep {
     fn handle(&mut self, number: u64, ctx: &mut Context<'_, Self>) -> Result {
         self.kept.add(ctx, number);
         self.seen.add(ctx, number);
-        let seen = self.seen.get(ctx).to_vec();
+        let seen = self.seen.get(ctx);
         ctx.emit((*ctx.key(), seen));
         Ok(())
     }

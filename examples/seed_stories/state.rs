@@ -100,7 +100,7 @@ impl Handler<Bid> for Auction {
                 self.highest.add(ctx, amount);
             }
             Bid::Closed(_) => {
-                let bids = self.bids.get(ctx).to_vec();
+                let bids = self.bids.get(ctx);
                 ctx.emit((ctx.key().clone(), bids, self.highest.get(ctx).unwrap_or(0)));
                 self.bids.clear(ctx);
                 self.highest.clear(ctx);

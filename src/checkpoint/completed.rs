@@ -84,9 +84,9 @@ impl CompletedCheckpoint {
 impl OperatorSummary {
     fn of(state: &OperatorState) -> Self {
         let mut states: Vec<StateSummary> = Vec::new();
-        let mut add = |name: &str, kind: &str, entries: u64, bytes: u64| {
+        let mut add = |name: &str, schema: &StateSchema, entries: u64, bytes: u64| {
             // Rows are parts of what a key has.
-            let (kind, entries) = if kind == StateSchema::MAP_ROWS { ("map", 0) } else { (kind, entries) };
+            let (kind, entries) = schema.has_rows_of().map_or((&*schema.kind, entries), |kind| (kind, 0));
             match states.iter_mut().find(|state| state.name == name && state.kind == kind) {
                 Some(state) => (state.entries, state.bytes) = (state.entries + entries, state.bytes + bytes),
                 None => states.push(StateSummary { name: name.into(), kind: kind.into(), entries, bytes }),
@@ -96,13 +96,13 @@ impl OperatorSummary {
             for keyed in &subtask.keyed {
                 let entries = keyed.groups.iter().map(|group| group.entries).sum();
                 let bytes = keyed.groups.iter().map(|group| group.at.len).sum();
-                add(&keyed.name, &keyed.schema.kind, entries, bytes);
+                add(&keyed.name, &keyed.schema, entries, bytes);
             }
             for state in &subtask.increments {
-                add(&state.name, &state.schema.kind, state.entries, state.bytes());
+                add(&state.name, &state.schema, state.entries, state.bytes());
             }
             for ListState { name, schema, elements, at, .. } in &subtask.lists {
-                add(name, &schema.kind, *elements, at.as_ref().map_or(0, |at| at.len));
+                add(name, schema, *elements, at.as_ref().map_or(0, |at| at.len));
             }
         }
         states.retain(|state| state.entries > 0);

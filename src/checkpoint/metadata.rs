@@ -311,7 +311,7 @@ pub enum Distribution {
 /// What a state holds: shown in errors, compared on restore.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StateSchema {
-    /// `value`, `list`, `map`, [`map-rows`](Self::MAP_ROWS), `reducing`, `aggregating`, or `split-list`, `union-list`, `broadcast`, `instance-fields`, `source-splits`, `sink-commits`,
+    /// `value`, `list`, [`list-rows`](Self::LIST_ROWS), `map`, [`map-rows`](Self::MAP_ROWS), `reducing`, `aggregating`, or `split-list`, `union-list`, `broadcast`, `instance-fields`, `source-splits`, `sink-commits`,
     /// `open-transactions`.
     pub kind: String,
     /// Shape of the key in serde's terms; empty for operator state.
@@ -324,6 +324,19 @@ impl StateSchema {
     /// The kind of what is stored beside a `map` of the same name: parts of those maps that are large. A program that does not know of it does not
     /// find what it declares under that name, and refuses.
     pub const MAP_ROWS: &str = "map-rows";
+
+    /// The same beside a `list`.
+    pub const LIST_ROWS: &str = "list-rows";
+
+    /// If what is stored is rows: the kind of state that they are parts of.
+    #[must_use]
+    pub fn has_rows_of(&self) -> Option<&'static str> {
+        match &*self.kind {
+            Self::MAP_ROWS => Some("map"),
+            Self::LIST_ROWS => Some("list"),
+            _ => None,
+        }
+    }
 }
 
 /// Records that were in flight along one edge.

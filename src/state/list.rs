@@ -1,30 +1,46 @@
 //! A list per key.
 
-use super::handle::{keyed_state, plain_handle};
-use super::raw::TableId;
-use super::{KeyedAccess, StateValue};
+use super::handle::plain_handle;
+use super::list_rows::Head;
+use super::row::{Row, RowedSlot};
+use super::{Key, KeyedAccess, KeyedState, StateStore, StateValue, Table};
 use std::marker::PhantomData;
 
 /// Values in order of adding, per key (Flink's `ListState`). Declare it with `list_state`; every method works on the
 /// current key. An empty list and no list are the same.
 ///
-/// The first change to a list while a checkpoint is being written encodes the list as it was. Keep long histories in a
-/// [`MapState`](super::MapState) or cut them by key.
+/// What [`add`](Self::add) costs does not depend on how long the list is, also while a checkpoint is being written: all but the last values of a list of
+/// more than 64 are kept in rows of 64 that do not change, and an incremental checkpoint writes each of them once. Reading takes as long as what is read,
+/// [`set`](Self::set), [`update`](Self::update) and [`clear`](Self::clear) as long as the list. A list from a checkpoint that is older than this is put into
+/// rows when it is first added to.
 pub struct ListState<T> {
-    slot: TableId<Vec<T>>,
+    slot: RowedSlot<Head<T>, Vec<T>>,
     types: PhantomData<fn() -> T>,
 }
 
-plain_handle!(ListState<T>(TableId<Vec<T>>));
-keyed_state!(ListState<T: StateValue>);
+plain_handle!(ListState<T>(RowedSlot<Head<T>, Vec<T>>));
+
+impl<K: Key, T: StateValue> KeyedState<K> for ListState<T> {
+    fn keys_in<'s>(&self, store: &'s StateStore<K>) -> impl Iterator<Item = &'s K> + use<'s, K, T>
+    where
+        K: 's,
+    {
+        store.table(self.slot.heads).into_iter().flat_map(Table::keys)
+    }
+}
 
 impl<T: StateValue> ListState<T> {
+    fn head<'c, C: KeyedAccess>(&self, ctx: &'c C) -> Option<&'c Head<T>> {
+        let (store, key, hash) = ctx.states();
+        store.table(self.slot.heads)?.get(key, hash)
+    }
+
     /// Appends a value.
     #[inline]
     pub fn add<C: KeyedAccess>(&self, ctx: &mut C, value: T) {
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut(self.slot) {
-            table.update(key, hash, Vec::new, |list| list.push(value));
+        if let Some(mut lists) = store.rowed(self.slot, key, hash) {
+            lists.push(value);
         }
     }
 
@@ -35,8 +51,8 @@ impl<T: StateValue> ListState<T> {
             return;
         }
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut(self.slot) {
-            table.update(key, hash, Vec::new, |list| list.extend(values));
+        if let Some(mut lists) = store.rowed(self.slot, key, hash) {
+            lists.extend(values);
         }
     }
 
@@ -44,51 +60,57 @@ impl<T: StateValue> ListState<T> {
     pub fn set<C: KeyedAccess>(&self, ctx: &mut C, values: impl IntoIterator<Item = T>) {
         let values: Vec<T> = values.into_iter().collect();
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut(self.slot) {
-            if values.is_empty() {
-                table.remove(key, hash);
-            } else {
-                table.insert(key, hash, values);
-            }
+        if let Some(mut lists) = store.rowed(self.slot, key, hash) {
+            lists.set(values);
         }
     }
 
-    /// Changes the list in place.
+    /// Changes the list as one piece. Of one that is in rows a copy is made, which then replaces it: for appending, [`add`](Self::add) is better.
     pub fn update<C: KeyedAccess, R>(&self, ctx: &mut C, f: impl FnOnce(&mut Vec<T>) -> R) -> R {
         let (store, key, hash) = ctx.states_mut();
-        let Some(table) = store.table_mut(self.slot) else { return f(&mut Vec::new()) };
-        let (result, empty) = table.update(key, hash, Vec::new, |list| (f(list), list.is_empty()));
-        if empty {
-            table.remove(key, hash);
+        match store.rowed(self.slot, key, hash) {
+            Some(mut lists) => lists.update(f),
+            None => f(&mut Vec::new()),
         }
-        result
     }
 
-    /// The values, in order of adding.
-    #[inline]
-    pub fn get<'c, C: KeyedAccess>(&self, ctx: &'c C) -> &'c [T] {
-        let (store, key, hash) = ctx.states();
-        store.table(self.slot).and_then(|table| table.get(key, hash)).map_or(&[], Vec::as_slice)
+    /// A copy of the values, in order of adding.
+    pub fn get<C: KeyedAccess>(&self, ctx: &C) -> Vec<T> {
+        self.iter(ctx).cloned().collect()
+    }
+
+    /// The values in place, in order of adding; from the last to the first with `rev`.
+    pub fn iter<'c, C: KeyedAccess>(
+        &self,
+        ctx: &'c C,
+    ) -> impl DoubleEndedIterator<Item = &'c T> + use<'c, C, T> {
+        let (slot, head) = (self.slot, self.head(ctx));
+        let rows = (0..head.map_or(0, |head| head.rows)).filter_map(move |number| {
+            let (store, key, hash) = ctx.states();
+            let row = Row::of(key, hash, number, store.max_parallelism());
+            store.rows(slot.rows)?.get(&row, row.place)
+        });
+        rows.flatten().chain(head.into_iter().flat_map(|head| &head.end))
     }
 
     /// Number of values.
     #[inline]
     pub fn len<C: KeyedAccess>(&self, ctx: &C) -> usize {
-        self.get(ctx).len()
+        self.head(ctx).map_or(0, Head::len)
     }
 
     /// Whether there are none.
     #[inline]
     pub fn is_empty<C: KeyedAccess>(&self, ctx: &C) -> bool {
-        self.get(ctx).is_empty()
+        self.head(ctx).is_none()
     }
 
     /// Removes all values.
     #[inline]
     pub fn clear<C: KeyedAccess>(&self, ctx: &mut C) {
         let (store, key, hash) = ctx.states_mut();
-        if let Some(table) = store.table_mut(self.slot) {
-            table.remove(key, hash);
+        if let Some(mut lists) = store.rowed(self.slot, key, hash) {
+            lists.clear();
         }
     }
 }

@@ -2,8 +2,7 @@
 
 use super::handle::plain_handle;
 use super::map_head::Head;
-use super::raw::TableId;
-use super::row::Row;
+use super::row::{Row, RowedSlot};
 use super::{Key, KeyedAccess, KeyedState, StateStore, StateValue, Table};
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
@@ -26,25 +25,11 @@ impl<T: Key + Hash> UserKey for T {}
 /// of about 16, and a change encodes one row or three, for an incremental checkpoint too. [`clear`](Self::clear) and iteration take as long as there
 /// are pairs. If second keys cannot be hashed by their serde form, as those with floats, maps of any size stay in one piece, and a change encodes that. A map from a checkpoint that is older than this is put into rows when a pair is first put into it.
 pub struct MapState<UK, V> {
-    slot: MapSlot<UK, V>,
+    slot: RowedSlot<Head<UK, V>, Entries<UK, V>>,
     types: PhantomData<fn() -> (UK, V)>,
 }
 
-plain_handle!(MapState<UK, V>(MapSlot<UK, V>));
-
-/// The tables of a map state.
-pub(super) struct MapSlot<UK, V> {
-    pub(super) heads: TableId<Head<UK, V>>,
-    pub(super) rows: TableId<Entries<UK, V>>,
-}
-
-impl<UK, V> Clone for MapSlot<UK, V> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<UK, V> Copy for MapSlot<UK, V> {}
+plain_handle!(MapState<UK, V>(RowedSlot<Head<UK, V>, Entries<UK, V>>));
 
 impl<K: Key, UK: UserKey, V: StateValue> KeyedState<K> for MapState<UK, V> {
     fn keys_in<'s>(&self, store: &'s StateStore<K>) -> impl Iterator<Item = &'s K> + use<'s, K, UK, V>
@@ -90,13 +75,13 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
     /// Puts a value under `user_key` and gives the old one.
     pub fn insert<C: KeyedAccess>(&self, ctx: &mut C, user_key: UK, value: V) -> Option<V> {
         let (store, key, hash) = ctx.states_mut();
-        store.maps(self.slot, key, hash)?.insert(user_key, value)
+        store.rowed(self.slot, key, hash)?.insert(user_key, value)
     }
 
     /// Puts several values.
     pub fn insert_all<C: KeyedAccess>(&self, ctx: &mut C, values: impl IntoIterator<Item = (UK, V)>) {
         let (store, key, hash) = ctx.states_mut();
-        if let Some(mut maps) = store.maps(self.slot, key, hash) {
+        if let Some(mut maps) = store.rowed(self.slot, key, hash) {
             for (user_key, value) in values {
                 maps.insert(user_key, value);
             }
@@ -109,7 +94,7 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
         V: Default,
     {
         let (store, key, hash) = ctx.states_mut();
-        match store.maps(self.slot, key, hash) {
+        match store.rowed(self.slot, key, hash) {
             Some(mut maps) => maps.update(user_key, f),
             None => f(&mut V::default()),
         }
@@ -121,7 +106,7 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
             return None; // without encoding for a snapshot a map that stays as it is
         }
         let (store, key, hash) = ctx.states_mut();
-        store.maps(self.slot, key, hash)?.remove(user_key)
+        store.rowed(self.slot, key, hash)?.remove(user_key)
     }
 
     /// All pairs.
@@ -166,7 +151,7 @@ impl<UK: UserKey, V: StateValue> MapState<UK, V> {
     /// Removes all pairs.
     pub fn clear<C: KeyedAccess>(&self, ctx: &mut C) {
         let (store, key, hash) = ctx.states_mut();
-        if let Some(mut maps) = store.maps(self.slot, key, hash) {
+        if let Some(mut maps) = store.rowed(self.slot, key, hash) {
             maps.clear();
         }
     }

@@ -6,10 +6,9 @@
 
 use super::map::{Entries, UserKey};
 use super::map_head::{Head, Size};
-use super::row::Row;
-use super::table::Table;
+use super::row::Rowed;
 use super::{Key, StateValue};
-use crate::types::{MaxParallelism, stable_hash};
+use crate::types::stable_hash;
 
 /// The most pairs of a map that is one entry.
 pub(super) const SMALL: usize = 32;
@@ -17,20 +16,10 @@ pub(super) const SMALL: usize = 32;
 /// Pairs for each row of a larger one, on average; half of that before rows are merged. Fewer cost more memory, more make a change dearer.
 pub(super) const LOAD: u64 = 16;
 
-/// The maps of one state, to be changed.
-pub(super) struct Maps<'t, K, UK, V> {
-    pub(super) heads: &'t mut Table<K, Head<UK, V>>,
-    pub(super) rows: &'t mut Table<Row<K>, Entries<UK, V>>,
-    pub(super) groups: MaxParallelism,
-    pub(super) key: &'t K,
-    pub(super) hash: u64,
-}
+/// The maps of one state, to change that of one key.
+pub(super) type Maps<'t, K, UK, V> = Rowed<'t, K, Head<UK, V>, Entries<UK, V>>;
 
 impl<K: Key, UK: UserKey, V: StateValue> Maps<'_, K, UK, V> {
-    fn row(&self, number: u32) -> Row<K> {
-        Row::of(self.key, self.hash, number, self.groups)
-    }
-
     /// Puts a value under `user_key` and gives the old one.
     pub(super) fn insert(&mut self, user_key: UK, value: V) -> Option<V> {
         let done = self.heads.update(self.key, self.hash, Head::default, |head| match head {
@@ -120,8 +109,7 @@ impl<K: Key, UK: UserKey, V: StateValue> Maps<'_, K, UK, V> {
     pub(super) fn clear(&mut self) {
         if let Some(Head::Large(size)) = self.heads.take(self.key, self.hash) {
             for number in 0..size.rows {
-                let row = self.row(number);
-                self.rows.remove(&row, row.place);
+                self.remove_row(number);
             }
         }
     }
@@ -166,8 +154,7 @@ impl<K: Key, UK: UserKey, V: StateValue> Maps<'_, K, UK, V> {
 
     fn put(&mut self, number: u32, entries: Entries<UK, V>) {
         if !entries.is_empty() {
-            let row = self.row(number);
-            self.rows.insert(&row, row.place, entries);
+            self.put_row(number, entries);
         }
     }
 

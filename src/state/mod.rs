@@ -21,6 +21,7 @@ mod encoding;
 mod handle;
 mod handover;
 mod list;
+mod list_rows;
 mod map;
 mod map_head;
 mod map_rows;
@@ -36,6 +37,8 @@ mod store;
 mod table;
 #[cfg(test)]
 mod test_context;
+#[cfg(test)]
+mod test_snapshots;
 mod union_list;
 mod value;
 

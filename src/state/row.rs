@@ -1,6 +1,8 @@
 //! The keys of rows: parts of the value of a key that are entries of a table of their own.
 
-use super::Key;
+use super::raw::TableId;
+use super::table::Table;
+use super::{Key, StateValue};
 use crate::types::{MaxParallelism, stable_hash};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,46 @@ impl<K: Key> Row<K> {
     pub(super) fn of(key: &K, hash: u64, number: u32, groups: MaxParallelism) -> Self {
         let seed = stable_hash(&(hash, number)).unwrap_or_default();
         Self { place: groups.within_group_of(hash, seed), key: key.clone(), number }
+    }
+}
+
+/// Names the tables of a state that keeps in rows what a key has too much of.
+pub(super) struct RowedSlot<H, R> {
+    /// What each key has, or how much of it is in rows.
+    pub(super) heads: TableId<H>,
+    pub(super) rows: TableId<R>,
+}
+
+impl<H, R> Clone for RowedSlot<H, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<H, R> Copy for RowedSlot<H, R> {}
+
+/// The tables of such a state, to change what one key has.
+pub(super) struct Rowed<'t, K, H, R> {
+    pub(super) heads: &'t mut Table<K, H>,
+    pub(super) rows: &'t mut Table<Row<K>, R>,
+    pub(super) groups: MaxParallelism,
+    pub(super) key: &'t K,
+    pub(super) hash: u64,
+}
+
+impl<K: Key, H, R: StateValue> Rowed<'_, K, H, R> {
+    pub(super) fn row(&self, number: u32) -> Row<K> {
+        Row::of(self.key, self.hash, number, self.groups)
+    }
+
+    pub(super) fn put_row(&mut self, number: u32, content: R) {
+        let row = self.row(number);
+        self.rows.insert(&row, row.place, content);
+    }
+
+    pub(super) fn remove_row(&mut self, number: u32) {
+        let row = self.row(number);
+        self.rows.remove(&row, row.place);
     }
 }
 

@@ -6,12 +6,12 @@ use super::codec;
 use super::encoding::{EncodedGroup, GroupEncoder, decode_group};
 use super::handle::Slot;
 use super::list::ListState;
-use super::map::{Entries, MapSlot, MapState, UserKey};
-use super::map_head::Head;
-use super::map_rows::Maps;
+use super::list_rows;
+use super::map::{Entries, MapState, UserKey};
+use super::map_head;
 use super::raw::{ErasedTable, TableId};
 use super::reducing::{Reduce, ReducingState};
-use super::row::Row;
+use super::row::{Row, Rowed, RowedSlot};
 use super::schema;
 use super::snapshot::{
     Increment, KeyedSnapshot, ListSnapshot, RestoredKeyed, RestoredList, RestoredOperator, StoreSnapshot,
@@ -296,7 +296,7 @@ impl<K> StateStore<K> {
 
     /// Names of restored states that nothing was declared for. They are kept, and stored again.
     pub fn undeclared(&self) -> impl Iterator<Item = &str> {
-        let tables = self.kept_tables.iter().filter(|kept| kept.schema.kind != StateSchema::MAP_ROWS);
+        let tables = self.kept_tables.iter().filter(|kept| kept.schema.has_rows_of().is_none());
         let tables = tables.map(|kept| kept.name.as_str());
         tables.chain(self.kept_lists.iter().map(|kept| kept.name.as_str()))
     }
@@ -586,7 +586,11 @@ impl<K: Key> StateStore<K> {
     /// # Errors
     /// See [`value`](Self::value).
     pub fn list<T: StateValue>(&mut self, name: &str) -> Result<ListState<T>, Error> {
-        Ok(ListState::new(self.declare_table::<Vec<T>>("list", name, Box::new(()))?))
+        Ok(ListState::new(self.declare_rowed::<list_rows::Head<T>, Vec<T>>(
+            "list",
+            StateSchema::LIST_ROWS,
+            name,
+        )?))
     }
 
     /// Declares a map per key.
@@ -594,17 +598,11 @@ impl<K: Key> StateStore<K> {
     /// # Errors
     /// See [`value`](Self::value).
     pub fn map<UK: UserKey, V: StateValue>(&mut self, name: &str) -> Result<MapState<UK, V>, Error> {
-        codec::check::<(K, Entries<UK, V>)>().map_err(|why| self.unstorable(name, why))?;
-        let declared = schema::keyed::<K, Entries<UK, V>>("map");
-        let of_rows = schema::keyed::<Row<K>, Entries<UK, V>>(StateSchema::MAP_ROWS);
-        self.check_name(name, &[&declared, &of_rows])?;
-        let index = self.index(self.rows.len())?;
-        let (heads, heads_id) =
-            self.restore_table::<K, Head<UK, V>>(name, declared, self.index(self.tables.len())?)?;
-        let (rows, rows_id) = self.restore_table::<Row<K>, Entries<UK, V>>(name, of_rows, index)?;
-        self.rows.push(rows);
-        self.push_table(TableSlot { rows: Some(index), ..heads });
-        Ok(MapState::new(MapSlot { heads: heads_id, rows: rows_id }))
+        Ok(MapState::new(self.declare_rowed::<map_head::Head<UK, V>, Entries<UK, V>>(
+            "map",
+            StateSchema::MAP_ROWS,
+            name,
+        )?))
     }
 
     /// Declares a value per key that everything added is folded into by `reduce`.
@@ -654,18 +652,18 @@ impl<K: Key> StateStore<K> {
         found
     }
 
-    /// The map of a key, to be changed.
+    /// What a key has, in entry and rows, to be changed.
     #[inline]
-    pub(super) fn maps<'s, UK: UserKey, V: StateValue>(
+    pub(super) fn rowed<'s, H: StateValue, R: StateValue>(
         &'s mut self,
-        slot: MapSlot<UK, V>,
+        slot: RowedSlot<H, R>,
         key: &'s K,
         hash: u64,
-    ) -> Option<Maps<'s, K, UK, V>> {
+    ) -> Option<Rowed<'s, K, H, R>> {
         let heads = self.tables.get_mut(slot.heads.index()).and_then(|found| found.table.get_mut(slot.heads));
         let rows = self.rows.get_mut(slot.rows.index()).and_then(|found| found.table.get_mut(slot.rows));
         debug_assert!(heads.is_some() && rows.is_some(), "{FOREIGN_HANDLE} {}", self.operator);
-        Some(Maps { heads: heads?, rows: rows?, groups: self.max_parallelism, key, hash })
+        Some(Rowed { heads: heads?, rows: rows?, groups: self.max_parallelism, key, hash })
     }
 
     /// The table and the function that was declared with it.
@@ -692,6 +690,25 @@ impl<K: Key> StateStore<K> {
         let (slot, id) = self.restore_table::<K, V>(name, declared, self.index(self.tables.len())?)?;
         self.push_table(TableSlot { function, ..slot });
         Ok(id)
+    }
+
+    /// Declares a state that keeps an `R` per key: as it is, in an `H`, or in rows if there is much of it.
+    fn declare_rowed<H: StateValue, R: StateValue>(
+        &mut self,
+        kind: &str,
+        kind_of_rows: &str,
+        name: &str,
+    ) -> Result<RowedSlot<H, R>, Error> {
+        codec::check::<(K, R)>().map_err(|why| self.unstorable(name, why))?;
+        let declared = schema::keyed::<K, R>(kind);
+        let of_rows = schema::keyed::<Row<K>, R>(kind_of_rows);
+        self.check_name(name, &[&declared, &of_rows])?;
+        let (index, index_of_rows) = (self.index(self.tables.len())?, self.index(self.rows.len())?);
+        let (table, heads) = self.restore_table::<K, H>(name, declared, index)?;
+        let (rows_table, rows) = self.restore_table::<Row<K>, R>(name, of_rows, index_of_rows)?;
+        self.rows.push(rows_table);
+        self.push_table(TableSlot { rows: Some(index_of_rows), ..table });
+        Ok(RowedSlot { heads, rows })
     }
 
     fn push_table(&mut self, slot: TableSlot<K>) {

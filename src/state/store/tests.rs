@@ -326,6 +326,39 @@ fn a_map_from_before_there_were_rows_is_read_and_put_into_rows_when_it_is_added_
     }
 }
 
+/// The same of lists.
+fn list_before_rows(values: u32) -> RestoredOperator {
+    let mut ctx = Fake::<u64>::new();
+    let id = ctx.store.declare_table::<Vec<u32>>("list", "l", Box::new(())).unwrap();
+    let (store, key, hash) = ctx.at(1).states_mut();
+    assert!(store.table_mut(id).unwrap().insert(key, hash, (0..values).collect()));
+    restored(&mut ctx.store)
+}
+
+#[test]
+fn a_list_from_before_there_were_rows_is_read_and_put_into_rows_when_it_is_added_to() {
+    for values in [1, 62, 63, 64, 128, 5_000] {
+        let mut ctx = Fake::<u64>::restored(list_before_rows(values));
+        let list = ctx.store.list::<u32>("l").unwrap();
+        let ctx = ctx.at(1);
+        assert!(list.iter(ctx).copied().eq(0..values));
+        assert_eq!(restored(&mut ctx.store), list_before_rows(values), "as it was");
+        list.add(ctx, values);
+        let after = restored(&mut ctx.store);
+        let kinds: Vec<&str> = after.keyed.iter().map(|state| &*state.schema.kind).collect();
+        assert_eq!(kinds, if values < 63 { vec!["list"] } else { vec!["list", StateSchema::LIST_ROWS] });
+        assert_eq!(store(after.clone()).undeclared().collect::<Vec<_>>(), ["l"]);
+        let mut next = Fake::<u64>::restored(after.clone());
+        let list = next.store.list::<u32>("l").unwrap();
+        assert!(list.iter(next.at(1)).copied().eq(0..=values));
+        if values >= 63 {
+            let declared = store(after).declare_table::<Vec<u32>>("list", "l", Box::new(()));
+            let error = declared.err().unwrap().to_string();
+            assert!(error.contains("state `l` was stored as list-rows"), "{error}");
+        }
+    }
+}
+
 fn with_rows() -> RestoredOperator {
     let mut ctx = Fake::<u64>::restored(before_rows(100));
     let map = ctx.store.map::<u32, String>("m").unwrap();

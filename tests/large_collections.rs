@@ -1,4 +1,4 @@
-//! Maps of thousands of pairs: the output of a run without failures, whatever fails, at any parallelism, in full and incremental checkpoints.
+//! Maps of thousands of pairs and lists of thousands of values: the output of a run without failures, whatever fails, at any parallelism, in full and incremental checkpoints.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::disallowed_methods)] // virtual time is waited for
@@ -16,10 +16,10 @@ use strandline::prelude::*;
 use strandline::storage::{Disk, Fault, FaultyDisk, Injection, MemoryDisk, OnDisk, SharedDisk};
 use strandline::types::Random;
 
-const JOB: &str = "maps";
+const JOB: &str = "collections";
 const KEYS: u64 = 5;
 
-/// What is done with the map of a key.
+/// What is done with the map of a key, or its list.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum Change {
     Insert(u64),
@@ -28,60 +28,78 @@ enum Change {
     Remove(u64),
     RemoveMany(u64),
     Clear,
+    Append,
+    AppendMany(u64),
+    Cut(u64),
+    Replace(u64),
 }
 
 type Script = Arc<Vec<(u64, Change)>>;
 
-/// What is said of a map after a change.
-fn line(key: u64, len: usize, sum: u64, one: Option<u64>) -> String {
-    format!("{key} {len} {sum} {one:?}")
+/// What is said of both after a change.
+fn line(key: u64, (pairs, sum, one): (usize, u64, Option<u64>), list: &[u64]) -> String {
+    let places = list.iter().zip(1_u64..).fold(0, |sum: u64, (value, place)| sum.wrapping_add(value * place));
+    format!("{key} {pairs} {sum} {one:?} {} {places}", list.len())
 }
 
-struct Maps {
+struct Collections {
     map: MapState<u64, u64>,
+    list: ListState<u64>,
     fuse: Fuse,
 }
 
-impl Operator for Maps {
+impl Operator for Collections {
     type Key = u64;
     type Out = String;
 }
 
-impl Handler<(u64, u64, Change)> for Maps {
+impl Handler<(u64, u64, Change)> for Collections {
     fn handle(&mut self, (key, number, change): (u64, u64, Change), ctx: &mut Context<'_, Self>) -> Result {
-        let map = self.map;
+        let (map, list) = (self.map, self.list);
         match change {
             Change::Insert(at) => _ = map.insert(ctx, at, number),
             Change::InsertMany(at) => map.insert_all(ctx, (at..at + 300).map(|at| (at, number))),
             Change::Add(at) => map.update(ctx, at, |value| *value += number),
             Change::Remove(at) => _ = map.remove(ctx, &at),
             Change::RemoveMany(at) => (at..at + 700).for_each(|at| _ = map.remove(ctx, &at)),
-            Change::Clear => map.clear(ctx),
+            Change::Clear if number % 2 == 0 => map.clear(ctx),
+            Change::Clear => list.clear(ctx),
+            Change::Append => list.add(ctx, number),
+            Change::AppendMany(many) => list.add_all(ctx, (0..many).map(|more| number + more)),
+            Change::Cut(len) => list.update(ctx, |all| all.truncate(len.try_into().unwrap())),
+            Change::Replace(len) => list.set(ctx, (0..len).map(|more| number * more)),
         }
         // After the change: what is restored must be what was before it.
         if self.fuse.goes_off() {
             return Err("injected".into());
         }
-        ctx.emit(line(key, map.len(ctx), map.values(ctx).sum(), map.get(ctx, &(number % 900))));
+        let of_map = (map.len(ctx), map.values(ctx).sum(), map.get(ctx, &(number % 900)));
+        ctx.emit(line(key, of_map, &list.get(ctx)));
         Ok(())
     }
 }
 
 /// The same in a plain loop.
 fn expected(script: &Script) -> Vec<String> {
-    let mut maps = BTreeMap::<u64, BTreeMap<u64, u64>>::new();
+    let mut collections = BTreeMap::<u64, (BTreeMap<u64, u64>, Vec<u64>)>::new();
     let mut lines = Vec::new();
     for (number, (key, change)) in (0..).zip(script.iter()) {
-        let map = maps.entry(*key).or_default();
+        let (map, list) = collections.entry(*key).or_default();
         match *change {
             Change::Insert(at) => _ = map.insert(at, number),
             Change::InsertMany(at) => map.extend((at..at + 300).map(|at| (at, number))),
             Change::Add(at) => *map.entry(at).or_default() += number,
             Change::Remove(at) => _ = map.remove(&at),
             Change::RemoveMany(at) => map.retain(|found, _| !(at..at + 700).contains(found)),
-            Change::Clear => map.clear(),
+            Change::Clear if number % 2 == 0 => map.clear(),
+            Change::Clear => list.clear(),
+            Change::Append => list.push(number),
+            Change::AppendMany(many) => list.extend((0..many).map(|more| number + more)),
+            Change::Cut(len) => list.truncate(len.try_into().unwrap()),
+            Change::Replace(len) => *list = (0..len).map(|more| number * more).collect(),
         }
-        lines.push(line(*key, map.len(), map.values().sum(), map.get(&(number % 900)).copied()));
+        let of_map = (map.len(), map.values().sum(), map.get(&(number % 900)).copied());
+        lines.push(line(*key, of_map, list));
     }
     sorted(lines)
 }
@@ -90,17 +108,21 @@ fn random_script(random: &mut Random, len: usize) -> Script {
     let mut below = |limit: u64| random.next_u64() % limit;
     let mut change = || {
         let (key, what) = (below(KEYS), below(100));
-        // One map stays small, the others go through all sizes.
+        // Those of one key stay small, the others go through all sizes.
         let at = below(if key == 0 { 40 } else { 3_000 });
         let many = key > 0;
         (
             key,
             match what {
-                0..40 => Change::Insert(at),
-                40..50 if many => Change::InsertMany(at),
-                40..75 => Change::Add(at),
-                75..92 => Change::Remove(at),
-                92..99 if many => Change::RemoveMany(at),
+                0..25 => Change::Insert(at),
+                25..32 if many => Change::InsertMany(at),
+                25..45 => Change::Add(at),
+                45..57 => Change::Remove(at),
+                57..61 if many => Change::RemoveMany(at),
+                61..85 => Change::Append,
+                85..92 => Change::AppendMany(at / 10),
+                92..95 => Change::Cut(at),
+                95..97 => Change::Replace(at / 5),
                 _ => Change::Clear,
             },
         )
@@ -117,13 +139,19 @@ fn describe(env: &Environment, disk: &SharedDisk, script: &Script, fuse: &Fuse) 
             (key, number, change)
         })
         .key_by(|(key, _, _)| *key)
-        .process("maps", move |setup| Ok(Maps { map: setup.map_state("map")?, fuse: fuse.clone() }))
+        .process("collections", move |setup| {
+            Ok(Collections {
+                map: setup.map_state("map")?,
+                list: setup.list_state("list")?,
+                fuse: fuse.clone(),
+            })
+        })
         .sink("out", FileSink::at("out").disk(Arc::clone(disk)));
     gate
 }
 
-/// How many rows the newest manifest has.
-async fn rows(disk: &dyn Disk) -> u64 {
+/// How many rows of a kind the newest manifest has.
+async fn rows(disk: &dyn Disk, kind: &str) -> u64 {
     let all = tree(disk, &Path::new("checkpoints").join(JOB)).await;
     let manifests = all.iter().filter(|(path, _)| path.ends_with("manifest"));
     let manifests = manifests.filter_map(|(_, content)| Manifest::decode(content.as_ref()?).ok());
@@ -132,20 +160,20 @@ async fn rows(disk: &dyn Disk) -> u64 {
     };
     let subtasks: Vec<_> = newest.operators.iter().flat_map(|operator| &operator.subtasks).collect();
     let full = subtasks.iter().flat_map(|subtask| &subtask.keyed);
-    let full = full.filter(|state| state.schema.kind == StateSchema::MAP_ROWS);
+    let full = full.filter(|state| state.schema.kind == kind);
     let full: u64 = full.flat_map(|state| &state.groups).map(|group| group.entries).sum();
     let increments = subtasks.iter().flat_map(|subtask| &subtask.increments);
-    let increments = increments.filter(|state| state.schema.kind == StateSchema::MAP_ROWS);
+    let increments = increments.filter(|state| state.schema.kind == kind);
     full + increments.map(|state| state.entries).sum::<u64>()
 }
 
 /// One process after the other on a disk that fails at times, each at a parallelism and with settings of its own; operators fail as well.
-fn story(seed: u64) -> u64 {
+fn story(seed: u64) -> [u64; 2] {
     let mut random = Random::from_seed(seed);
     let script = random_script(&mut random, 900);
     let disk: SharedDisk = Arc::new(MemoryDisk::new());
     let mut below = |limit: u64| random.next_u64() % limit;
-    let (mut position, mut most) = (0, 0);
+    let (mut position, mut most) = (0, [0; 2]);
     for life in 0..=10 {
         let is_last = life == 10;
         let mut checkpointing = on_request()
@@ -183,7 +211,9 @@ fn story(seed: u64) -> u64 {
                     _ = job.wait() => return,
                 }
                 if job.checkpoint().await.is_ok() {
-                    most = most.max(rows(&*disk).await);
+                    for (most, kind) in most.iter_mut().zip([StateSchema::MAP_ROWS, StateSchema::LIST_ROWS]) {
+                        *most = rows(&*disk, kind).await.max(*most);
+                    }
                 }
             }
             if is_last {
@@ -203,9 +233,9 @@ fn story(seed: u64) -> u64 {
 }
 
 #[test]
-fn output_is_exact_with_maps_of_all_sizes_whatever_fails_and_at_any_parallelism() {
+fn output_is_exact_with_maps_and_lists_of_all_sizes_whatever_fails_and_at_any_parallelism() {
     common::quiet_panics();
     let from = std::env::var("STRANDLINE_SEED").map_or(1, |seed| seed.parse().unwrap());
-    let rows: Vec<u64> = (from..from + 12).map(story).collect();
-    assert!(rows.iter().all(|rows| *rows > 50), "{rows:?}");
+    let rows: Vec<[u64; 2]> = (from..from + 12).map(story).collect();
+    assert!(rows.iter().all(|[pairs, values]| *pairs > 50 && *values > 10), "{rows:?}");
 }
