@@ -41,7 +41,7 @@ pub struct Coordinator<S> {
     /// How many checkpoints an incremental one may need; `None` if all are full.
     increments: Option<u32>,
     retained: Retained,
-    /// No longer retained, but what is under way builds on them.
+    /// No longer retained, but what is under way builds on the first of them. In the order in which they completed.
     held: Vec<CheckpointId>,
     last_completion: Monotonic,
     latest_completed: Option<CheckpointId>,
@@ -365,9 +365,7 @@ impl<S: Clone> Coordinator<S> {
     /// What can go on by itself after any event: deletions, a commit, the final request, the requests that wait.
     fn advance(&mut self, now: Monotonic, out: &mut Vec<Action<S>>) {
         // After a shutdown, too: what nothing builds on any more is not left behind.
-        let (held, free) = std::mem::take(&mut self.held).into_iter().partition(|id| self.is_base(*id));
-        self.held = held;
-        out.extend(free.into_iter().map(|checkpoint| Action::Retire { checkpoint }));
+        self.retire_free(out);
         if !self.is_committing()
             && let Some((&checkpoint, pending)) =
                 self.pending.iter_mut().find(|(_, pending)| pending.is_ready())
@@ -469,10 +467,8 @@ impl<S: Clone> Coordinator<S> {
         self.failures.succeeded(id);
         if !pending.savepoint {
             self.latest_completed = Some(id);
-            let (held, retired): (Vec<_>, Vec<_>) =
-                self.retained.add(id).into_iter().partition(|id| self.is_base(*id));
-            self.held.extend(held);
-            out.extend(retired.into_iter().map(|checkpoint| Action::Retire { checkpoint }));
+            self.held.extend(self.retained.add(id));
+            self.retire_free(out);
         }
         if let Asker::Caller(request) = pending.asker {
             out.push(Action::Answer { request, result: Ok(id) });
@@ -543,6 +539,12 @@ impl<S: Clone> Coordinator<S> {
             Asker::End => self.retry_final(now),
         }
         out.push(Action::Failed { checkpoint, reason: reason.clone() });
+    }
+
+    /// Retires what is no longer retained and nothing under way builds on, in order: with one go all older ones.
+    fn retire_free(&mut self, out: &mut Vec<Action<S>>) {
+        let free = self.held.iter().take_while(|id| !self.is_base(**id)).count();
+        out.extend(self.held.drain(..free).map(|checkpoint| Action::Retire { checkpoint }));
     }
 
     /// Whether something that is under way, or perhaps completed, builds on this checkpoint.

@@ -226,7 +226,7 @@ impl Checkpointing {
     }
 
     /// How many bytes one keyed state of one subtask may hold in memory for one checkpoint: what changes before the checkpoint has got to
-    /// it is encoded first, as it was, and waits. Default: 1 GiB. A checkpoint that needs more is declined, and
+    /// it is encoded first, as it was, and waits. Beside it comes one key group, which is encoded in one piece. Default: 1 GiB. A checkpoint that needs more is declined, and
     /// [counts as failed](Self::tolerable_failures); the process is not killed for want of memory.
     ///
     /// At most it is what the state is large when encoded. Leave it where that fits into memory twice; where it does not, set it to the

@@ -291,7 +291,13 @@ async fn write_list(file: &mut StateFileWriter, snapshot: ListSnapshot) -> Resul
     } else {
         let mut bytes = Vec::with_capacity(elements.iter().map(|element| element.len() + 4).sum());
         for element in &elements {
-            bytes.extend_from_slice(&u32::try_from(element.len()).unwrap_or(u32::MAX).to_le_bytes());
+            let len = u32::try_from(element.len()).map_err(|error| {
+                let what = format!(
+                    "an element of state `{name}` is larger than 4 GiB when encoded: keep it in smaller ones"
+                );
+                Error::new(ErrorKind::Failed, what).because(error)
+            })?;
+            bytes.extend_from_slice(&len.to_le_bytes());
             bytes.extend_from_slice(element);
         }
         Some(file.write_segment(&bytes).await?)

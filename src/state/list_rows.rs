@@ -92,10 +92,10 @@ impl<K: Key, T: StateValue> Lists<'_, K, T> {
 
     /// Changes the list in place.
     pub(super) fn update<R>(&mut self, f: impl FnOnce(&mut Vec<T>) -> R) -> R {
-        if self.heads.get(self.key, self.hash).is_none_or(|head| head.rows == 0) {
+        if self.heads.get(self.key, self.hash).is_some_and(|head| head.rows == 0) {
             return self.change(|head| f(&mut head.end));
         }
-        // Of copies: should `f` panic, the list is as it was.
+        // Of copies: should `f` panic, the list is as it was. And a list that was not there and is not made leaves no trace.
         let mut all: Vec<T> = self.iter().cloned().collect();
         let result = f(&mut all);
         self.set(all);

@@ -75,7 +75,7 @@ impl<V> Copy for TableId<V> {}
 pub(super) struct ErasedTable<K> {
     id: u64,
     table: Box<dyn AnyTable>,
-    keys: PhantomData<fn() -> K>,
+    keys: PhantomData<fn(K) -> K>,
 }
 
 impl<K: Key> ErasedTable<K> {

@@ -10,6 +10,7 @@ use self::tree::{Alternative, Content, Kind, Node, State};
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
 use std::any::type_name;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs over a type at most, and steps in all runs: bounds the work for a monstrous type, whose rest is then `?`.
 const RUNS: usize = 1000;
@@ -36,12 +37,17 @@ fn trace<T: DeserializeOwned>() -> (Node, bool) {
         tracer.open_types.clear();
         tracer.made_up = 0;
         // A refused value is no error here: the tree knows what was learnt on the way.
-        let _ = T::deserialize(Trace { node: &mut root, tracer: &mut tracer });
+        let _ = tried(|| T::deserialize(Trace { node: &mut root, tracer: &mut tracer }));
         if !root.is_open() || tracer.steps == 0 {
             break;
         }
     }
     (root, tracer.looks_at_the_data)
+}
+
+/// Calls a type's own `Deserialize`: one that panics has refused the value, too.
+fn tried<R>(read: impl FnOnce() -> Result<R, Refused>) -> Result<R, Refused> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(Refused))
 }
 
 /// A made-up value was refused.
@@ -114,7 +120,11 @@ impl Trace<'_> {
         let chosen = if tracer.made_up > 0 { Some(simplest) } else { node.choose() };
         let chosen = chosen.ok_or(Refused)?;
         let alternative = node.alternatives.get_mut(chosen).ok_or(Refused)?;
-        let result = read(chosen, alternative, tracer);
+        let (open_types, made_up) = (tracer.open_types.len(), tracer.made_up);
+        let result = tried(|| read(chosen, alternative, tracer));
+        // After a panic it is as it was before.
+        tracer.open_types.truncate(open_types);
+        tracer.made_up = made_up;
         // A value that worked once works again: its parts then take what worked for them.
         alternative.worked |= result.is_ok();
         alternative.state = match alternative.worked {

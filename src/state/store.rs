@@ -165,6 +165,11 @@ impl<K> TableSlot<K> {
             Extent::Incremental { base, limit } => {
                 // A base is never older than the one before.
                 self.bases.retain(|known, _| Some(*known) >= base);
+                while self.bases.len() > BASES {
+                    // Not the base itself. Should it have been completed all the same, the next checkpoint is a whole one.
+                    let oldest = self.bases.keys().find(|known| Some(**known) != base).copied();
+                    oldest.and_then(|oldest| self.bases.remove(&oldest));
+                }
                 let base = base.and_then(|base| {
                     let Base { epoch, increments } = self.bases.get(&base)?;
                     Some((*epoch, Arc::clone(increments.get()?)))
@@ -764,6 +769,9 @@ impl<K: Key> StateStore<K> {
         Ok((TableSlot { name, schema: declared, table, bases, function, rows: None, levels }, id))
     }
 }
+
+/// How many checkpoints are remembered that a later one may build on. More are there only while one fails after the other.
+const BASES: usize = 32;
 
 const FOREIGN_HANDLE: &str = "a state handle was used that was not declared by operator";
 

@@ -241,7 +241,7 @@ impl<K: Key, V: StateValue> Table<K, V> {
         if self.tracked.is_some_and(|since| since <= self.epoch) {
             self.pages.page_mut(at)?.note_removed(self.epoch, key.clone());
             self.removed += 1;
-            if self.removed > REMOVED.max(self.len / 2) && self.pending.is_empty() {
+            if self.removed > REMOVED.max(self.len / 2) {
                 self.forget_removed();
             }
         }
@@ -451,15 +451,16 @@ impl<K: Key, V: StateValue> Table<K, V> {
         self.tracked.is_some_and(|since| since <= epoch)
     }
 
-    /// So many keys were removed that the table is better written whole: they are not noted any more until the next freeze.
+    /// So many keys were removed that the table is better written whole: they are not noted any more until the next freeze. What pending
+    /// snapshots still need stays, and that does not grow: it is of the time before the newest of them.
     #[cold]
     fn forget_removed(&mut self) {
+        let needed = self.pending.last().map_or(0, |newest| newest.epoch);
         for at in 0..self.pages.len() {
             if let Some(page) = self.pages.page_mut(at) {
-                page.forget_removed(u32::MAX);
+                self.removed -= page.retain_removed(|at| at < needed);
             }
         }
-        self.removed = 0;
         self.tracked = Some(self.epoch + 1);
     }
 
@@ -500,7 +501,8 @@ impl<K: Key, V: StateValue> Table<K, V> {
                 self.pages.make_clean(at, pending.epoch);
             }
             if let Some(page) = self.pages.page_mut(at) {
-                self.removed -= page.forget_removed(pending.since());
+                let since = pending.since();
+                self.removed -= page.retain_removed(|at| at >= since);
             }
             left = left.saturating_sub(1);
             if pending.passed(range(hash, depth).1) {

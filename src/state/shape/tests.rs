@@ -142,3 +142,33 @@ fn refused_values_leave_only_what_comes_after_them_unknown() {
          color_too: option<enum{Red, Other([u8; 8])}>}"
     );
 }
+
+#[derive(Deserialize)]
+#[serde(from = "String")]
+struct Url(#[allow(dead_code)] String);
+
+static MADE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+
+impl From<String> for Url {
+    fn from(text: String) -> Self {
+        MADE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        assert!(text.contains("://"), "a url");
+        Self(text)
+    }
+}
+
+#[derive(Deserialize)]
+#[allow(dead_code)]
+struct Visit {
+    count: u64,
+    of: Url,
+    why: Option<Color>,
+}
+
+#[test]
+fn a_type_that_panics_over_a_made_up_value_refuses_it() {
+    assert_eq!(shape_of::<Url>(), "str");
+    assert_eq!(shape_of::<Visit>(), "{count: u64, of: str, why: ?}");
+    assert!(!looks_at_the_data::<Vec<Visit>>());
+    assert!(MADE.load(std::sync::atomic::Ordering::Relaxed) < 10, "it is not asked again and again");
+}

@@ -404,3 +404,25 @@ fn levels_count_keys_and_the_memory_of_rows() {
     assert_eq!((none, one), (0, 1));
     assert!(full > empty + 20_000 / 16 * 40, "{empty}, {full}");
 }
+
+#[test]
+fn s15_7_of_checkpoints_that_fail_one_after_the_other_few_are_remembered_and_the_base_always() {
+    let mut ctx = Fake::<u64>::new();
+    let value = ctx.store.value::<u64>("v").unwrap();
+    value.set(ctx.at(1), 1);
+    for id in 1..=200 {
+        let base = (id > 1).then_some(CheckpointId(1));
+        let mut snapshot =
+            ctx.store.freeze(CheckpointId(id), Extent::Incremental { base, limit: 5 }).unwrap();
+        let state = snapshot.keyed.remove(0);
+        let increment = state.increment.unwrap();
+        assert_eq!(increment.base.files().is_empty(), id == 1, "of what it is an increment");
+        let index = crate::checkpoint::metadata::Segment { file: "f".into(), offset: 0, len: 0, crc32c: 0 };
+        let file =
+            crate::checkpoint::metadata::IncrementFile { checkpoint: CheckpointId(id), bytes: 1, index };
+        let part = crate::checkpoint::WrittenPart { group: KeyGroup(1), bytes: 1 };
+        let written = increment.base.advanced(CheckpointId(id), Some(file), &[part], 5);
+        increment.written.set(Arc::new(written)).unwrap();
+        assert!(ctx.store.tables[0].bases.len() <= BASES + 1);
+    }
+}

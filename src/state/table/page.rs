@@ -264,13 +264,19 @@ impl<K: Key> Page<K> {
         }
     }
 
+    /// The hashes of the removed keys.
+    pub(super) fn hashes_of_removed(&self) -> Vec<u64> {
+        self.changes().into_iter().flat_map(|changes| &changes.removed).map(|(_, key)| rehash(key)).collect()
+    }
+
     /// Gives the removed keys of the upper half of its hashes, those with this bit, to the page that has these from now on.
-    pub(super) fn split_removed(&mut self, upper: &mut Self, bit: u32) {
+    pub(super) fn split_removed(&mut self, hashes: &[u64], upper: &mut Self, bit: u32) {
         let Some(changes) = self.changes_mut() else { return };
         let newest = changes.newest;
-        let (above, below) = std::mem::take(&mut changes.removed)
-            .into_iter()
-            .partition(|(_, key)| rehash(key) >> bit & 1 == 1);
+        let (mut above, mut below) = (Vec::new(), Vec::new());
+        for (removed, hash) in std::mem::take(&mut changes.removed).into_iter().zip(hashes) {
+            if hash >> bit & 1 == 1 { above.push(removed) } else { below.push(removed) }
+        }
         changes.removed = below;
         *upper.changes_or_new() = Changes { stamps: Vec::new(), removed: above, newest };
     }
@@ -317,13 +323,13 @@ impl<K: Key> Page<K> {
         removed.filter(move |(at, _)| (since..until).contains(at)).map(|(_, key)| key)
     }
 
-    /// Forgets what was removed before a freeze. Gives how many keys that were.
-    pub(super) fn forget_removed(&mut self, before: u32) -> usize {
+    /// Forgets what was removed, but for that of some freezes. Gives how many keys that were.
+    pub(super) fn retain_removed(&mut self, is_needed: impl Fn(u32) -> bool) -> usize {
         let Some(changes) = self.changes_mut().filter(|changes| !changes.removed.is_empty()) else {
             return 0;
         };
         let all = changes.removed.len();
-        changes.removed.retain(|(at, _)| *at >= before);
+        changes.removed.retain(|(at, _)| is_needed(*at));
         if changes.removed.is_empty() {
             changes.removed = Vec::new();
         }

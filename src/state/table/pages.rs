@@ -319,10 +319,11 @@ impl<K: Key, V: StateValue> Pages<K, V> {
         // First what calls the key's own serde: a panic in there must leave all as it is.
         let mut hashes: Vec<u64> = self.entries_of(at).map(|entry| rehash(&entry.key)).collect();
         let (Some(head), Some(page)) = (self.heads.get_mut(at), self.pages.get_mut(at)) else { return };
+        let hashes_of_removed = page.hashes_of_removed();
         head.depth += 1;
         let (bit, upper) = (64 - head.depth(), Head::new(head.depth, head.clean));
         let mut above = Page::new(page.first | 1 << bit, upper.clean);
-        page.split_removed(&mut above, bit);
+        page.split_removed(&hashes_of_removed, &mut above, bit);
         let new = self.pages.len();
         self.add(upper, above);
         // From the end, so that what moves to a place has been looked at.
@@ -346,10 +347,12 @@ impl<K: Key, V: StateValue> Pages<K, V> {
     /// Makes one page of the two halves of its hashes: `upper` is no more, and the last page has its number. All snapshots must have what they
     /// need of both.
     pub(super) fn merge(&mut self, lower: usize, upper: usize) -> Option<()> {
-        while let Some(last) = self.heads.get(upper)?.len().checked_sub(1) {
+        // First what calls the key's own serde.
+        let hashes: Vec<u64> = self.entries_of(upper).map(|entry| rehash(&entry.key)).collect();
+        for (last, hash) in hashes.into_iter().enumerate().rev() {
             let stamp = self.pages.get(upper)?.stamp(last);
             let entry = self.pop(upper)?;
-            let (place, _) = self.put(lower, rehash(&entry.key), entry)?;
+            let (place, _) = self.put(lower, hash, entry)?;
             if stamp > 0 {
                 self.pages.get_mut(lower)?.set_stamp(place, stamp);
             }

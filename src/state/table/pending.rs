@@ -1,6 +1,6 @@
 //! A snapshot that is not all encoded yet.
 
-use super::page::Entry;
+use super::page::{Entry, rehash};
 use super::pages::Pages;
 use crate::error::{Error, ErrorKind};
 use crate::pool::panic_message;
@@ -98,7 +98,9 @@ impl Pending {
             }
         } else {
             for (place, entry) in missing {
-                self.encode_one(super::page::rehash(&entry.key), entry, page.stamp(place));
+                if let Some(hash) = self.hash_of(&entry.key) {
+                    self.encode_one(hash, entry, page.stamp(place));
+                }
             }
         }
         if self.since.is_some() {
@@ -116,8 +118,18 @@ impl Pending {
         }
     }
 
+    /// Calls the `Serialize` of the key's type; a panic in there fails the snapshot.
+    fn hash_of<K: Key>(&mut self, key: &K) -> Option<u64> {
+        if self.failed.is_some() {
+            return None;
+        }
+        let hash = caught(|| Ok(rehash(key)));
+        hash.map_err(|error| self.note(Err(error), 0)).ok()
+    }
+
     fn encode_removed<K: Key>(&mut self, key: &K) {
-        let group = self.max_parallelism.group_of(super::page::rehash(key));
+        let Some(hash) = self.hash_of(key) else { return };
+        let group = self.max_parallelism.group_of(hash);
         if self.since_in(group) > 0 && self.failed.is_none() {
             let into =
                 self.removed.entry(group).or_insert_with(|| EncodedGroup { group, ..Default::default() });
@@ -189,9 +201,14 @@ impl Pending {
         next.is_none() || self.failed.is_some()
     }
 
-    /// After entries were encoded before their turn: ends it if too many of them wait.
+    /// After entries were encoded before their turn: ends it if too many of them wait. The group that is being swept does not count: it is
+    /// encoded whether anything changes or not.
     pub(super) fn check_memory(&mut self) {
-        if self.open > self.memory {
+        if self.open <= self.memory {
+            return;
+        }
+        let swept = self.groups.get(&self.max_parallelism.group_of(self.next));
+        if self.open - swept.map_or(0, |group| group.bytes.len()) > self.memory {
             self.note(Err(self.too_much()), 0);
         }
     }
@@ -223,7 +240,7 @@ impl Pending {
 }
 
 /// Runs the `Serialize` of a user's type; its panic is an error.
-fn caught(encode: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+fn caught<T>(encode: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(encode)).unwrap_or_else(|panic| {
         let what = format!("it panicked while it was encoded: {}", panic_message(&*panic));
         Err(Error::new(ErrorKind::Failed, what))

@@ -625,3 +625,102 @@ fn damaged_groups_are_refused() {
     bad.entries *= 2;
     refused(&bad, "twice");
 }
+
+#[test]
+fn the_group_that_is_being_swept_is_not_what_has_changed_ahead_of_the_writer() {
+    let keys: Vec<u64> = (0..40_000).collect();
+    let mut table = Table::<u64, String>::new();
+    for key in &keys {
+        table.insert(key, hash(*key), "value".to_owned());
+    }
+    let mut frozen = table.freeze_since(max(), None, 1_000);
+    let mut groups = Vec::new();
+    for key in keys.iter().step_by(40_000 / 25) {
+        sweep(&mut table, 900); // a page or two
+        table.insert(key, hash(*key), "changed".to_owned());
+        while let Poll::Ready(Some(group)) = poll(&mut frozen) {
+            groups.push(group);
+        }
+    }
+    groups.extend(read(&mut table, &mut frozen));
+    let found = decode(&groups);
+    assert!(found.len() == keys.len() && found.values().all(|value| value == "value"));
+}
+
+thread_local! {
+    /// Keys below this one panic.
+    static EXPLODES: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// A key whose `Serialize` panics at times.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Deserialize)]
+struct Explosive(u64);
+
+impl serde::Serialize for Explosive {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        assert!(self.0 >= EXPLODES.get(), "boom");
+        to.serialize_u64(self.0)
+    }
+}
+
+#[test]
+fn a_key_that_panics_when_it_is_hashed_again_leaves_the_table_as_it_was() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    let mut table = Table::<Explosive, u64>::new();
+    table.track();
+    for key in 0..300 {
+        table.insert(&Explosive(key), hash(key), key);
+        assert!(table.remove(&Explosive(key), hash(key)));
+    }
+    // One page is full, and what was removed is noted there.
+    for key in 1_000..1_000 + PLACES as u64 {
+        table.insert(&Explosive(key), hash(key), key);
+    }
+    let mut model: BTreeMap<u64, u64> = (1_000..1_000 + PLACES as u64).map(|key| (key, key)).collect();
+    let check = |table: &Table<Explosive, u64>, model: &BTreeMap<u64, u64>| {
+        assert_eq!(table.len(), model.len());
+        assert!(model.iter().all(|(key, value)| table.get(&Explosive(*key), hash(*key)) == Some(value)));
+    };
+    let panics = |below: u64, step: &mut dyn FnMut()| {
+        EXPLODES.set(below);
+        let panicked = catch_unwind(AssertUnwindSafe(step)).is_err();
+        EXPLODES.set(0);
+        panicked
+    };
+    // A split, which looks at entries first, and then at removed keys.
+    for below in [u64::MAX, 300] {
+        assert!(panics(below, &mut || drop(table.insert(&Explosive(1), hash(1), 1))));
+        check(&table, &model);
+    }
+    for key in 1..2_000 {
+        table.insert(&Explosive(key), hash(key), key);
+        model.insert(key, key);
+    }
+    check(&table, &model);
+    // And when pages become one again.
+    for key in 1..2_000 {
+        panics(u64::MAX, &mut || drop(table.take(&Explosive(key), hash(key))));
+        assert_eq!(table.keys().count(), table.len());
+        table.take(&Explosive(key), hash(key));
+        model.remove(&key);
+        if key % 100 == 0 {
+            check(&table, &model);
+        }
+    }
+}
+
+#[test]
+fn a_key_that_panics_when_it_is_hashed_again_fails_the_snapshot_and_nothing_else() {
+    let mut table = Table::<Explosive, u64>::new();
+    for key in 0..100 {
+        table.insert(&Explosive(key), hash(key), key);
+    }
+    let mut frozen = table.freeze(max());
+    EXPLODES.set(u64::MAX);
+    while sweep(&mut table, 100) {}
+    EXPLODES.set(0);
+    let task = &mut TaskContext::from_waker(Waker::noop());
+    let Poll::Ready(Err(error)) = frozen.poll_next_group(task) else { panic!("it is complete") };
+    assert!(error.to_string().contains("boom"), "{error}");
+    assert!(table.is_at_rest());
+}

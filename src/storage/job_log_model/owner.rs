@@ -329,12 +329,16 @@ impl World {
         if self.log.range(own.0..).any(|(sequence, entry)| !is_own(*sequence, entry)) {
             return;
         }
-        let Some(sequence) = owner.view.sequence_of(id) else { return };
-        if let Some(Entry::Completed(entry)) = self.log.remove(&sequence) {
-            self.parts.remove(&folder(&entry));
-            self.manifests.remove(&folder(&entry));
+        // With it go all older ones.
+        let old = owner.view.completed().filter(|entry| entry.checkpoint <= id);
+        let old: Vec<u64> = old.filter_map(|entry| owner.view.sequence_of(entry.checkpoint)).collect();
+        for sequence in old {
+            if let Some(Entry::Completed(entry)) = self.log.remove(&sequence) {
+                self.parts.remove(&folder(&entry));
+                self.manifests.remove(&folder(&entry));
+            }
+            owner.view.forget(sequence);
         }
-        owner.view.forget(sequence);
     }
 
     /// What a restart does before all else: finds out what became of what is not known, and who owns the job.

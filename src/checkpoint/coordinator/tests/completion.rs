@@ -638,6 +638,36 @@ fn s15_7_a_base_is_retired_only_when_nothing_under_way_builds_on_it() {
 }
 
 #[test]
+fn nothing_newer_is_retired_while_a_base_is_held_as_all_older_ones_go_with_it() {
+    let mut rig = incremental(4);
+    rig.request(1);
+    rig.up_to_persist(1, false);
+    rig.persisted(1, Ok(()));
+    for id in 2..=4 {
+        rig.request(id);
+        assert_eq!(extents(&rig.prepared(id)), since(Some(1)));
+    }
+    for id in 2..=3 {
+        for from in [SOURCE, SINK] {
+            rig.ack(id, from);
+        }
+        let actions = rig.persisted(id, Ok(()));
+        assert!(
+            !actions.iter().any(|action| matches!(action, Action::Retire { .. })),
+            "4 builds on 1: {actions:?}"
+        );
+    }
+    assert!(rig.coordinator.is_known(cp(1)) && rig.coordinator.is_known(cp(2)));
+    for from in [SOURCE, SINK] {
+        rig.ack(4, from);
+    }
+    let actions = rig.persisted(4, Ok(()));
+    let retired: Vec<_> =
+        actions.into_iter().filter(|action| matches!(action, Action::Retire { .. })).collect();
+    assert_eq!(retired, [retire(1), retire(2), retire(3)]);
+}
+
+#[test]
 fn a_base_is_free_when_what_built_on_it_fails_but_not_while_its_commit_is_in_doubt() {
     for in_doubt in [false, true] {
         let mut rig = incremental(3);

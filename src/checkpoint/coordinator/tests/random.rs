@@ -53,6 +53,8 @@ struct World {
     answered: BTreeSet<RequestId>,
     preparing: BTreeSet<CheckpointId>,
     triggered: BTreeMap<CheckpointId, Attempt>,
+    /// What checkpoints build on.
+    bases: BTreeMap<CheckpointId, CheckpointId>,
     cleaning: BTreeSet<CheckpointId>,
     persisting: Option<(CheckpointId, Vec<State>)>,
     /// Commits of unknown outcome, until the next start.
@@ -188,8 +190,12 @@ impl World {
                 self.last_id = Some(checkpoint);
                 self.preparing.insert(checkpoint);
             }
-            Action::Trigger { checkpoint, attempt, .. } => {
+            Action::Trigger { checkpoint, attempt, extent, .. } => {
                 assert_eq!(attempt, Attempt(self.attempt));
+                if let Extent::Incremental { base: Some(base), .. } = extent {
+                    assert!(self.completed.contains(&base) && !self.retired.contains(&base));
+                    self.bases.insert(checkpoint, base);
+                }
                 assert_eq!(self.triggered.insert(checkpoint, attempt), None);
             }
             Action::Persist { checkpoint, states, .. } => {
@@ -209,6 +215,14 @@ impl World {
             }
             Action::Retire { checkpoint } => {
                 assert!(self.completed.contains(&checkpoint) && self.retired.insert(checkpoint));
+                // With it go all older ones.
+                for (builder, _) in self.bases.iter().filter(|(_, base)| **base <= checkpoint) {
+                    let is_over = self.completed.contains(builder) || self.ended.contains(builder);
+                    assert!(
+                        is_over && !self.unknown.contains_key(builder),
+                        "{builder} builds on what goes with {checkpoint}"
+                    );
+                }
             }
             Action::NotifyComplete { checkpoint, finished } => {
                 assert!(self.completed.contains(&checkpoint), "before it is in the log");
@@ -247,13 +261,14 @@ proptest! {
     #[test]
     fn whatever_comes_the_books_balance(
         steps in prop::collection::vec(step(), 1..250),
-        max_concurrent in 1u32..4,
+        max_concurrent in 1u32..6,
+        incremental in any::<bool>(),
         min_pause in 0u64..60,
         tolerable in 0u32..3,
         retain in 1u32..4,
     ) {
         let settings = Checkpointing::every(ms(50)).timeout(ms(400)).min_pause(ms(min_pause))
-            .max_concurrent(max_concurrent).tolerable_failures(tolerable).retain(retain);
+            .max_concurrent(max_concurrent).tolerable_failures(tolerable).retain(retain).incremental(incremental);
         let mut coordinator =
             Coordinator::new(Some(&settings), cp(1), Vec::new(), SUBTASKS.to_vec(), vec![SOURCE]);
         let mut world = World::default();
@@ -280,7 +295,8 @@ proptest! {
         prop_assert_eq!(&world.open, &world.duplicates, "each state is kept or deleted, those of repeated acks aside");
         let kept: BTreeSet<_> = coordinator.retained().iter().copied().collect();
         let stored: BTreeSet<_> = world.completed.difference(&world.savepoints).copied().collect();
-        prop_assert_eq!(stored.difference(&world.retired).copied().collect::<BTreeSet<_>>(), kept);
+        let left: BTreeSet<_> = stored.difference(&world.retired).copied().collect();
+        prop_assert!(left == kept || (!world.unknown.is_empty() && left.is_superset(&kept)));
     }
 }
 

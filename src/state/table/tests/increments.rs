@@ -216,3 +216,32 @@ fn keys_that_come_and_go_do_not_pile_up() {
 fn a_page_without_changes_and_notes_is_one_line_of_the_cache() {
     assert!(size_of::<Page<u64>>() <= 64);
 }
+
+#[test]
+fn removed_keys_do_not_pile_up_while_a_snapshot_is_pending_which_has_those_that_it_needs() {
+    let mut table = filled(4_000);
+    let base = table.epoch();
+    (0..500).for_each(|key| assert!(table.remove(&key, hash(key))));
+    let since = |epoch| Some(Since { epoch, whole: BTreeSet::new() });
+    let mut frozen = table.freeze_since(max(), since(base), usize::MAX);
+    let freeze = table.epoch();
+    for key in 10_000..200_000 {
+        table.insert(&key, hash(key), 0);
+        assert!(table.remove(&key, hash(key)));
+        assert!(table.removed <= 500 + 4_000, "{}", table.removed);
+    }
+    assert!(!table.can_tell_since(freeze), "the next snapshot is whole");
+    let groups = read(&mut table, &mut frozen);
+    assert_eq!(
+        groups
+            .iter()
+            .map(|group| (group.removed, group.entries))
+            .fold((0, 0), |(a, b), (c, d)| (a + c, b + d)),
+        (500, 0)
+    );
+    let mut frozen = table.freeze_since(max(), None, usize::MAX);
+    assert_eq!(read(&mut table, &mut frozen).iter().map(|group| group.entries).sum::<u64>(), 3_500);
+    let base = table.epoch();
+    table.remove(&600, hash(600));
+    assert_eq!(changes(&mut table, base), (0, 1), "and from then on it goes on as before");
+}
