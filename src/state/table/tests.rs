@@ -689,7 +689,7 @@ fn a_key_that_panics_when_it_is_hashed_again_leaves_the_table_as_it_was() {
     };
     // A split, which looks at entries first, and then at removed keys.
     for below in [u64::MAX, 300] {
-        assert!(panics(below, &mut || drop(table.insert(&Explosive(1), hash(1), 1))));
+        assert!(panics(below, &mut || _ = table.insert(&Explosive(1), hash(1), 1)));
         check(&table, &model);
     }
     for key in 1..2_000 {
@@ -699,7 +699,7 @@ fn a_key_that_panics_when_it_is_hashed_again_leaves_the_table_as_it_was() {
     check(&table, &model);
     // And when pages become one again.
     for key in 1..2_000 {
-        panics(u64::MAX, &mut || drop(table.take(&Explosive(key), hash(key))));
+        panics(u64::MAX, &mut || _ = table.take(&Explosive(key), hash(key)));
         assert_eq!(table.keys().count(), table.len());
         table.take(&Explosive(key), hash(key));
         model.remove(&key);
