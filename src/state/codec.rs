@@ -9,7 +9,7 @@ mod writer;
 use crate::error::{Error, ErrorKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use writer::{Unstorable, Writer};
+use writer::{Unstorable, Why, Writer};
 
 /// The bytes of a value.
 ///
@@ -33,9 +33,9 @@ pub fn append<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> Result<(), 
 
 #[cold]
 fn refused(found: Unstorable) -> Error {
-    match found {
-        Unstorable::Type(why) => Error::new(ErrorKind::Program, why),
-        Unstorable::Value(why) => Error::new(ErrorKind::Failed, why),
+    match *found.0 {
+        Why::Type(why) => Error::new(ErrorKind::Program, why),
+        Why::Value(why) => Error::new(ErrorKind::Failed, why),
     }
 }
 

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::UNIX_EPOCH;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 /// Files and folders of the local file system. Needs a tokio runtime around every call.
 ///
@@ -106,7 +108,7 @@ impl Disk for LocalDisk {
     async fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let path = path.to_owned();
         let file = blocking(move || File::create_new(path)).await?;
-        Ok(Box::new(LocalFile(Some(file))))
+        Ok(Box::new(LocalFile { file: Some(file), unsynced: 0, syncing: None }))
     }
 
     async fn publish(&self, path: &Path, content: Vec<u8>) -> io::Result<()> {
@@ -140,24 +142,54 @@ impl Disk for LocalDisk {
     }
 }
 
+/// After so many bytes the drive is set to work on them, while more are being made.
+const AHEAD: usize = 8 << 20;
+
 /// A file being written. The file is away while a call is at work, and stays away if that call was given up: after it
 /// nobody knows what was written.
 #[derive(Debug)]
-struct LocalFile(Option<File>);
+struct LocalFile {
+    file: Option<File>,
+    /// Bytes that nobody has told the drive of.
+    unsynced: usize,
+    /// A sync ahead of the last one. Its error counts: the system tells it once, to the one or to the other.
+    syncing: Option<JoinHandle<io::Result<()>>>,
+}
 
 impl LocalFile {
     async fn with(
         &mut self,
         work: impl FnOnce(&mut File) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        let mut file =
-            self.0.take().ok_or_else(|| io::Error::other("an earlier write to this file was given up"))?;
+        let mut file = self
+            .file
+            .take()
+            .ok_or_else(|| io::Error::other("an earlier write to this file failed or was given up"))?;
         let (file, result) = blocking(move || {
             let result = work(&mut file);
             Ok((file, result))
         })
         .await?;
-        self.0 = Some(file);
+        self.file = Some(file);
+        result
+    }
+
+    /// Sets the drive to work on what is there.
+    fn sync_ahead(&mut self) {
+        let Some(Ok(file)) = self.file.as_ref().map(File::try_clone) else { return };
+        let Ok(runtime) = Handle::try_current() else { return };
+        self.unsynced = 0;
+        self.syncing = Some(runtime.spawn_blocking(move || file.sync_data()));
+    }
+
+    /// Waits for a sync ahead. Given up, it can be waited for again; after an error the file is of no use.
+    async fn synced_ahead(&mut self) -> io::Result<()> {
+        let Some(syncing) = &mut self.syncing else { return Ok(()) };
+        let result = syncing.await.map_err(io::Error::other).and_then(|result| result);
+        self.syncing = None;
+        if result.is_err() {
+            self.file = None;
+        }
         result
     }
 }
@@ -165,10 +197,17 @@ impl LocalFile {
 #[async_trait]
 impl DiskFile for LocalFile {
     async fn write(&mut self, bytes: Vec<u8>) -> io::Result<()> {
-        self.with(move |file| file.write_all(&bytes)).await
+        self.unsynced += bytes.len();
+        self.with(move |file| file.write_all(&bytes)).await?;
+        if self.unsynced >= AHEAD && self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.synced_ahead().await?;
+            self.sync_ahead();
+        }
+        Ok(())
     }
 
     async fn sync(&mut self) -> io::Result<()> {
+        self.synced_ahead().await?;
         self.with(|file| file.sync_all()).await
     }
 }
@@ -379,6 +418,37 @@ mod tests {
         fs::hard_link(&from, &to).unwrap(); // the first step only
         link_and_remove(&from, &to).unwrap();
         assert_eq!((fs::read(&to).unwrap(), from.exists()), (b"x".to_vec(), false));
+    }
+
+    #[tokio::test]
+    async fn a_large_file_is_whole_though_it_was_synced_in_between() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("large");
+        let mut file = LocalDisk.create(&path).await.unwrap();
+        let (mut expected, mut piece) = (Vec::new(), vec![0_u8; 3 << 20]);
+        for number in 0..10 {
+            piece.fill(number);
+            expected.extend_from_slice(&piece);
+            file.write(piece.clone()).await.unwrap();
+        }
+        file.sync().await.unwrap();
+        assert!(LocalDisk.read(&path).await.unwrap() == expected);
+    }
+
+    #[tokio::test]
+    async fn the_error_of_a_sync_ahead_is_not_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        for writes in [true, false] {
+            let file = File::create_new(dir.path().join(writes.to_string())).unwrap();
+            let failing = Handle::current().spawn_blocking(|| Err(io::Error::other("the drive is broken")));
+            while !failing.is_finished() {
+                tokio::task::yield_now().await;
+            }
+            let mut file = LocalFile { file: Some(file), unsynced: 0, syncing: Some(failing) };
+            let told = if writes { file.write(vec![0; AHEAD]).await } else { file.sync().await };
+            assert_eq!(told.unwrap_err().to_string(), "the drive is broken");
+            assert!(file.sync().await.is_err(), "nor forgotten");
+        }
     }
 
     #[tokio::test]

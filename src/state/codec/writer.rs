@@ -6,9 +6,13 @@
 use serde::{Serialize, ser};
 use std::fmt;
 
+/// A value that cannot be stored; in a register, as that all went well.
+#[derive(Debug)]
+pub(super) struct Unstorable(pub(super) Box<Why>);
+
 /// Why a value cannot be stored.
 #[derive(Debug)]
-pub(super) enum Unstorable {
+pub(super) enum Why {
     /// No value of this type can, or not every one.
     Type(String),
     /// Its own `Serialize` says so, of this value.
@@ -17,8 +21,8 @@ pub(super) enum Unstorable {
 
 impl fmt::Display for Unstorable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Type(why) | Self::Value(why) => f.write_str(why),
+        match &*self.0 {
+            Why::Type(why) | Why::Value(why) => f.write_str(why),
         }
     }
 }
@@ -27,8 +31,13 @@ impl std::error::Error for Unstorable {}
 
 impl ser::Error for Unstorable {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::Value(message.to_string())
+        Self(Box::new(Why::Value(message.to_string())))
     }
+}
+
+#[cold]
+fn no_type(why: String) -> Unstorable {
+    Unstorable(Box::new(Why::Type(why)))
 }
 
 type Done = Result<(), Unstorable>;
@@ -44,11 +53,27 @@ fn spread(n: u64) -> u64 {
     n & 0x007f_007f_007f_007f | (n & 0x3f80_3f80_3f80_3f80) << 1
 }
 
+/// By the leading zeros of a number: how many bytes it has, and which of them are not the last.
+static LENGTHS: [(usize, u64); 64] = {
+    let mut lengths = [(0_usize, 0_u64); 64];
+    let mut zeros = 0_usize;
+    while zeros < 64 {
+        let bytes = (64 - zeros).div_ceil(GROUP as usize);
+        let more = if bytes > 8 { MORE } else { MORE & !(u64::MAX << (8 * (bytes - 1))) };
+        lengths[zeros] = (bytes, more);
+        zeros += 1;
+    }
+    lengths
+};
+
 /// Appends a value.
 pub(super) struct Writer<'b>(pub(super) &'b mut Vec<u8>);
 
 /// How many bits a byte of a number holds.
 const GROUP: u32 = 7;
+
+/// Room that a number needs while it is written.
+const LONGEST: usize = 10;
 
 /// What fits into a word when it is spread.
 const SHORT: u32 = 8 * GROUP;
@@ -59,13 +84,14 @@ impl Writer<'_> {
     #[allow(clippy::inline_always)] // a call takes as long: it saves and restores what loops over entries keep in registers
     #[allow(clippy::cast_possible_truncation)] // less than 128
     fn number(&mut self, n: u64) {
+        if self.0.capacity() - self.0.len() < LONGEST {
+            return self.number_without_room(n);
+        }
         if n < 1 << GROUP {
             self.0.push(n as u8);
         } else if n < 1 << SHORT {
-            // Bits by seven, rounded up, without a division.
-            let bytes = (9 * (63 - n.leading_zeros()) + 73) >> 6;
-            let end = self.0.len() + bytes as usize;
-            let more = MORE & !(u64::MAX << (8 * (bytes - 1)));
+            let (bytes, more) = LENGTHS[n.leading_zeros() as usize & 63];
+            let end = self.0.len() + bytes;
             self.0.extend_from_slice(&(spread(n) | more).to_le_bytes());
             self.0.truncate(end);
         } else {
@@ -77,6 +103,14 @@ impl Writer<'_> {
                 self.0.extend_from_slice(&[rest, 1]);
             }
         }
+    }
+
+    /// In a call of its own, after which nothing comes: what is called every time keeps all it needs in registers that need not be saved.
+    #[cold]
+    #[inline(never)]
+    fn number_without_room(&mut self, n: u64) {
+        self.0.reserve(LONGEST);
+        self.long_number(n.into());
     }
 
     #[cold]
@@ -107,7 +141,8 @@ impl Writer<'_> {
 
 macro_rules! numbers {
     ($($method:ident($type:ty)),*) => {$(
-        #[inline]
+        #[inline(always)]
+        #[allow(clippy::inline_always)] // as above
         fn $method(mut self, n: $type) -> Done {
             self.number(u64::from(n));
             Ok(())
@@ -118,7 +153,8 @@ macro_rules! numbers {
 /// Signed ones: the sign in the lowest bit, so that small numbers are short.
 macro_rules! signed {
     ($($method:ident($type:ty)),*) => {$(
-        #[inline]
+        #[inline(always)]
+        #[allow(clippy::inline_always)] // as above
         #[allow(clippy::cast_sign_loss)] // it is kept
         fn $method(mut self, n: $type) -> Done {
             let n = i64::from(n);
@@ -140,8 +176,7 @@ macro_rules! as_they_are {
 
 #[cold]
 fn unknown_length() -> Unstorable {
-    Unstorable::Type(
-        "the length of a sequence or map is not known before it is written: #[serde(flatten)] does that; avoid it in what \
+    no_type("the length of a sequence or map is not known before it is written: #[serde(flatten)] does that; avoid it in what \
          is stored"
             .to_owned(),
     )
@@ -324,7 +359,7 @@ macro_rules! fields {
 
             #[cold]
             fn skip_field(&mut self, field: &'static str) -> Done {
-                Err(Unstorable::Type(format!(
+                Err(no_type(format!(
                     "field `{field}` is left out, and a reader of the stored form (postcard) cannot know: remove \
                      #[serde(skip_serializing_if)] from it; a field that is never stored takes #[serde(skip)]"
                 )))
