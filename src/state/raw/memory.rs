@@ -138,7 +138,7 @@ fn allocate<T>(room: usize) -> NonNull<T> {
     // SAFETY: the size is not 0.
     let memory = unsafe { alloc(layout) };
     let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(miri)))]
     if layout.size() >= HUGE {
         // SAFETY: the range is within what was allocated just now, and the advice changes nothing that a program sees. Where it cannot be
         // followed, pages are small.

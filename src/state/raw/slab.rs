@@ -119,6 +119,27 @@ impl<T> Slab<T> {
         block
     }
 
+    /// Puts the next elements, as many as there is room for, into a block that belongs to nobody; gives the block, and how many they are. `None`
+    /// if there are no more.
+    #[allow(unsafe_code)]
+    pub(in crate::state) fn begin_with(
+        &mut self,
+        elements: &mut impl Iterator<Item = T>,
+    ) -> Option<(u32, usize)> {
+        let block = self.begin(elements.next()?);
+        let first = first_of(block) as usize;
+        self.memory.reserve(first + BLOCK);
+        let mut len = 1;
+        for element in elements.take(BLOCK - 1) {
+            // SAFETY: there is room, and nothing in it that would have to be dropped.
+            unsafe { self.memory.at(first + len).write(element) };
+            len += 1;
+        }
+        // Those are there now. Had `elements` panicked, they would never have been.
+        *self.filled.get_mut(block as usize)? = u8::try_from(len).ok()?;
+        Some((block, len))
+    }
+
     /// A block below `end` that belongs to nobody, to be filled at once.
     fn take_free(&mut self, end: u32) -> Option<u32> {
         while self.idle > 0 {
@@ -155,6 +176,24 @@ impl<T> Slab<T> {
         let at = first_of(block) as usize + usize::from(*filled);
         // SAFETY: it was there, and from here on does not count as being there.
         Some(unsafe { self.memory.at(at).read() })
+    }
+
+    /// Takes all elements of a block, in order, to the end of `into`.
+    #[allow(unsafe_code)]
+    pub(in crate::state) fn take_all(&mut self, block: u32, into: &mut Vec<T>) {
+        let Some(filled) = self.filled.get_mut(block as usize) else { return };
+        let len = usize::from(std::mem::take(filled));
+        if len == 0 {
+            return;
+        }
+        into.reserve(len);
+        // SAFETY: so many were there, one beside the other as in `block`, and from here on do not count as being there; behind those in `into`
+        // there is room for them, which is not in our memory.
+        unsafe {
+            let source = self.memory.at(first_of(block) as usize);
+            std::ptr::copy_nonoverlapping(source, into.as_mut_ptr().add(into.len()), len);
+            into.set_len(into.len() + len);
+        }
     }
 
     /// A block that has become empty belongs to nobody any more. If there are too many of those, the last of all blocks moves to one of them:
@@ -243,6 +282,49 @@ mod tests {
         assert_eq!((slab.pop(two), slab.get(element_id(two, 0))), (None, None));
         assert_eq!(slab.give_back(two), None);
         assert_eq!(slab.begin("d".to_owned()), two, "it is used again");
+    }
+
+    #[test]
+    fn elements_leave_and_come_a_block_at_a_time() {
+        let counted = Rc::new(());
+        let mut slab = Slab::default();
+        let mut all = (0..150).map(|n| (n, Rc::clone(&counted)));
+        let blocks: Vec<(u32, usize)> = std::iter::from_fn(|| slab.begin_with(&mut all)).collect();
+        assert_eq!(blocks, [(0, 64), (1, 64), (2, 22)]);
+        assert!((0..150).all(|n| slab.get(n).is_some_and(|(is, _)| *is == n)) && slab.get(150).is_none());
+        let mut taken = vec![(1_000, Rc::clone(&counted))];
+        slab.take_all(1, &mut taken);
+        slab.take_all(7, &mut taken);
+        assert!(slab.block(1).is_empty() && slab.get(64).is_none());
+        assert_eq!(slab.give_back(1), None);
+        assert!(taken.iter().map(|(n, _)| *n).eq([1_000].into_iter().chain(64..128)));
+        // Into the block that is free now, and a new one.
+        let mut taken = taken.into_iter();
+        assert_eq!(slab.begin_with(&mut taken), Some((1, 64)));
+        assert_eq!(slab.begin_with(&mut taken), Some((3, 1)));
+        assert_eq!(slab.begin_with(&mut taken), None);
+        assert_eq!(slab.get(64).map(|(n, _)| *n), Some(1_000));
+        assert_eq!(Rc::strong_count(&counted), 1 + 151);
+        // Those that come from what panics amid a block are not there, but for the first.
+        let mut panics = (0..10).map(|n| {
+            assert!(n < 5, "boom");
+            (n, Rc::clone(&counted))
+        });
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| slab.begin_with(&mut panics)));
+        assert!(result.is_err());
+        assert_eq!(slab.block(4).len(), 1);
+        drop(slab);
+    }
+
+    #[test]
+    fn elements_without_size_leave_and_come_too() {
+        let mut slab = Slab::default();
+        let mut all = std::iter::repeat_n((), 100);
+        assert_eq!(slab.begin_with(&mut all), Some((0, 64)));
+        assert_eq!(slab.begin_with(&mut all), Some((1, 36)));
+        let mut taken = Vec::new();
+        slab.take_all(1, &mut taken);
+        assert_eq!((taken.len(), slab.block(0).len(), slab.block(1).len()), (36, 64, 0));
     }
 
     #[test]

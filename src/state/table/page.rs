@@ -264,6 +264,20 @@ impl<K: Key> Page<K> {
         }
     }
 
+    /// When entries changed, by place.
+    pub(super) fn set_stamps(&mut self, stamps: Vec<u32>) {
+        if stamps.iter().any(|stamp| *stamp > 0) {
+            let changes = self.changes_or_new();
+            changes.newest = stamps.iter().copied().max().unwrap_or_default().max(changes.newest);
+            changes.stamps = stamps;
+        }
+    }
+
+    /// When entries changed, by place; forgotten here.
+    pub(super) fn take_stamps(&mut self) -> Vec<u32> {
+        self.changes_mut().map(|changes| std::mem::take(&mut changes.stamps)).unwrap_or_default()
+    }
+
     /// The hashes of the removed keys.
     pub(super) fn hashes_of_removed(&self) -> Vec<u64> {
         self.changes().into_iter().flat_map(|changes| &changes.removed).map(|(_, key)| rehash(key)).collect()

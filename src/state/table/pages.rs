@@ -14,6 +14,19 @@ pub(super) struct Found {
     pub(super) id: ElementId,
 }
 
+/// Entries on their way to a page, with their hashes, and their stamps if there are any.
+struct Part<K, V> {
+    entries: Vec<Entry<K, V>>,
+    hashes: Vec<u64>,
+    stamps: Vec<u32>,
+}
+
+impl<K, V> Part<K, V> {
+    fn with_capacity(entries: usize) -> Self {
+        Self { entries: Vec::with_capacity(entries), hashes: Vec::with_capacity(entries), stamps: Vec::new() }
+    }
+}
+
 /// Pages by number; their entries are in blocks, so that none moves as a page grows.
 #[derive(Debug)]
 pub(super) struct Pages<K, V> {
@@ -133,11 +146,12 @@ impl<K: Key, V: StateValue> Pages<K, V> {
         }
     }
 
-    /// Brings the entry near that a search for a hash will most likely look at first; gives its number.
+    /// Brings the entry near that a search for a hash will most likely look at first, or where one would be put if there is none; gives its
+    /// number.
     #[inline]
     pub(super) fn prefetch_entry(&self, at: usize, hash: u64) -> Option<ElementId> {
-        let index = self.indices.get(at)?;
-        let id = index.id(index.home_word(hash).likely(tag(hash)));
+        let (index, end) = (self.indices.get(at)?, self.heads.get(at)?.len());
+        let id = index.id(index.home_word(hash).likely(tag(hash)).unwrap_or(end));
         prefetch_at(self.entries.address(id));
         Some(id)
     }
@@ -204,15 +218,7 @@ impl<K: Key, V: StateValue> Pages<K, V> {
         let place = self.heads.get(at)?.len();
         let id = if place.is_multiple_of(BLOCK) {
             let block = self.entries.begin(entry);
-            let owner = u32::try_from(at).ok()?;
-            match self.owners.get_mut(block as usize) {
-                Some(is) => *is = owner,
-                None => self.owners.push(owner),
-            }
-            match self.indices.get_mut(at)?.blocks.get_mut(place / BLOCK) {
-                Some(is) => *is = block,
-                None => self.pages.get_mut(at)?.more.push(block),
-            }
+            self.own(u32::try_from(at).ok()?, block);
             element_id(block, 0)
         } else {
             let id = self.id_at(at, place)?;
@@ -230,14 +236,32 @@ impl<K: Key, V: StateValue> Pages<K, V> {
         let entry = self.entries.pop(block)?;
         self.heads.get_mut(at)?.len -= 1;
         if place.is_multiple_of(BLOCK) {
-            if place >= PLACES {
-                self.pages.get_mut(at)?.more.pop();
-            }
-            if let Some((from, to)) = self.entries.give_back(block) {
-                self.moved(from, to);
-            }
+            self.give_back(at, place, block);
         }
         Some(entry)
+    }
+
+    /// Takes the entries of the last block of a page; gives the place of the first of them.
+    fn pop_block(&mut self, at: usize, into: &mut Vec<Entry<K, V>>) -> Option<usize> {
+        let first = self.heads.get(at)?.len().checked_sub(1)? / BLOCK * BLOCK;
+        let block = self.id_at(at, first)? / BLOCK as u32;
+        self.entries.take_all(block, into);
+        let head = self.heads.get_mut(at)?;
+        head.len = u32::try_from(first).ok()?;
+        self.give_back(at, first, block);
+        Some(first)
+    }
+
+    /// The block of a page from this place on is empty, and the last.
+    fn give_back(&mut self, at: usize, first: usize, block: u32) {
+        if first >= PLACES
+            && let Some(page) = self.pages.get_mut(at)
+        {
+            page.more.pop();
+        }
+        if let Some((from, to)) = self.entries.give_back(block) {
+            self.moved(from, to);
+        }
     }
 
     /// A block has got another number.
@@ -317,31 +341,71 @@ impl<K: Key, V: StateValue> Pages<K, V> {
     /// Gives the upper half of a page's hashes to a new page, the last one. All snapshots must have what they need of it.
     pub(super) fn split(&mut self, at: usize) {
         // First what calls the key's own serde: a panic in there must leave all as it is.
-        let mut hashes: Vec<u64> = self.entries_of(at).map(|entry| rehash(&entry.key)).collect();
+        let hashes: Vec<u64> = self.entries_of(at).map(|entry| rehash(&entry.key)).collect();
         let (Some(head), Some(page)) = (self.heads.get_mut(at), self.pages.get_mut(at)) else { return };
         let hashes_of_removed = page.hashes_of_removed();
         head.depth += 1;
         let (bit, upper) = (64 - head.depth(), Head::new(head.depth, head.clean));
         let mut above = Page::new(page.first | 1 << bit, upper.clean);
+        let stamps = page.take_stamps();
         page.split_removed(&hashes_of_removed, &mut above, bit);
         let new = self.pages.len();
         self.add(upper, above);
-        // From the end, so that what moves to a place has been looked at.
-        for place in (0..hashes.len()).rev() {
-            let hash = hashes.get(place).copied().unwrap_or_default();
-            if hash >> bit & 1 == 0 {
-                continue;
-            }
-            hashes.swap_remove(place);
-            let Some((entry, stamp)) = self.swap_remove(at, place) else { return };
-            if let Some((place, _)) = self.put(new, hash, entry)
-                && stamp > 0
-                && let Some(upper) = self.pages.get_mut(new)
-            {
-                upper.set_stamp(place, stamp);
+        // All of them leave, block by block from the last on, and come back where they belong.
+        let (mut block, mut parts) =
+            (Vec::with_capacity(BLOCK), [(); 2].map(|()| Part::with_capacity(hashes.len())));
+        while let Some(first) = self.pop_block(at, &mut block) {
+            for (place, entry) in (first..).zip(block.drain(..)) {
+                let hash = hashes.get(place).copied().unwrap_or_default();
+                let [below, above] = &mut parts;
+                let part = if hash >> bit & 1 == 0 { below } else { above };
+                part.entries.push(entry);
+                part.hashes.push(hash);
+                if !stamps.is_empty() {
+                    part.stamps.push(stamps.get(place).copied().unwrap_or_default());
+                }
             }
         }
-        self.rebuild_with(at, &hashes);
+        for (at, part) in [at, new].into_iter().zip(parts) {
+            self.fill(at, part);
+        }
+    }
+
+    /// Puts entries into a page that has none.
+    fn fill(&mut self, at: usize, part: Part<K, V>) {
+        let (Ok(owner), Some(page)) = (u32::try_from(at), self.pages.get_mut(at)) else { return };
+        page.set_stamps(part.stamps);
+        let mut entries = part.entries.into_iter();
+        while let Some((block, len)) = self.entries.begin_with(&mut entries) {
+            self.own(owner, block);
+            let Some(head) = self.heads.get_mut(at) else { return };
+            head.len += u32::try_from(len).unwrap_or_default();
+        }
+        self.rebuild_with(at, &part.hashes);
+    }
+
+    /// A block is the next one of a page.
+    fn own(&mut self, owner: u32, block: u32) {
+        let at = owner as usize;
+        match self.owners.get_mut(block as usize) {
+            Some(is) => *is = owner,
+            None => self.owners.push(owner),
+        }
+        let first = self.len_of(at) / BLOCK;
+        match self.indices.get_mut(at).and_then(|index| index.blocks.get_mut(first)) {
+            Some(is) => *is = block,
+            None => self.pages.get_mut(at).into_iter().for_each(|page| page.more.push(block)),
+        }
+    }
+
+    /// Puts an entry from another page, with its stamp.
+    fn put_stamped(&mut self, at: usize, hash: u64, entry: Entry<K, V>, stamp: u32) {
+        if let Some((place, _)) = self.put(at, hash, entry)
+            && stamp > 0
+            && let Some(page) = self.pages.get_mut(at)
+        {
+            page.set_stamp(place, stamp);
+        }
     }
 
     /// Makes one page of the two halves of its hashes: `upper` is no more, and the last page has its number. All snapshots must have what they
@@ -352,10 +416,7 @@ impl<K: Key, V: StateValue> Pages<K, V> {
         for (last, hash) in hashes.into_iter().enumerate().rev() {
             let stamp = self.pages.get(upper)?.stamp(last);
             let entry = self.pop(upper)?;
-            let (place, _) = self.put(lower, hash, entry)?;
-            if stamp > 0 {
-                self.pages.get_mut(lower)?.set_stamp(place, stamp);
-            }
+            self.put_stamped(lower, hash, entry, stamp);
         }
         let (mut gone, mut index) = (self.pages.pop()?, self.indices.pop()?);
         self.heads.swap_remove(upper);
@@ -372,16 +433,6 @@ impl<K: Key, V: StateValue> Pages<K, V> {
         self.heads.get_mut(lower)?.depth -= 1;
         self.pages.get_mut(lower)?.merge_removed(gone);
         Some(())
-    }
-
-    /// Takes out an entry with its stamp. The last one moves to its place; the index is as it was.
-    fn swap_remove(&mut self, at: usize, place: usize) -> Option<(Entry<K, V>, u32)> {
-        let last = self.heads.get(at)?.len().checked_sub(1)?;
-        let page = self.pages.get_mut(at)?;
-        let stamp = page.stamp(place);
-        page.note_moved(last, place);
-        let last = self.pop(at)?;
-        Some((self.replace(at, place, last)?, stamp))
     }
 
     /// Bytes that they hold, without what keys and values own beside themselves, and without notes.

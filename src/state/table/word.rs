@@ -70,10 +70,12 @@ impl Word {
         (self.0 >> (slot * SLOT_BITS) & (PLACES as u64 - 1)) as usize
     }
 
-    /// Where the first entry with this tag is; anywhere, if there is none.
+    /// Where the first entry with this tag is.
     #[inline]
-    pub(super) fn likely(self, tag: u64) -> usize {
-        self.place((self.matching(tag).0.trailing_zeros() / SLOT_BITS) & (SLOTS as u32 - 1))
+    pub(super) fn likely(self, tag: u64) -> Option<usize> {
+        let matching = self.matching(tag).0;
+        let place = self.place((matching.trailing_zeros() / SLOT_BITS) & (SLOTS as u32 - 1));
+        (matching != 0).then_some(place)
     }
 
     /// Whether an entry that is not here can be in no later word.
@@ -142,7 +144,7 @@ mod tests {
                         (0..4).filter(|slot| mask >> slot & 1 == 1).map(|slot| 1023 - slot).collect();
                     assert_eq!(found(word, a), expected);
                     if mask != 0 {
-                        assert_eq!(word.likely(a), expected[0]);
+                        assert_eq!(word.likely(a), Some(expected[0]));
                     }
                     assert!(!word.ends_search());
                 }
