@@ -118,7 +118,11 @@ mod tests {
     }
 
     fn same<T: Serialize>(value: T) {
-        assert_eq!(encode(&value).unwrap(), postcard::to_stdvec(&value).unwrap());
+        let expected = postcard::to_stdvec(&value).unwrap();
+        assert_eq!(encode(&value).unwrap(), expected, "where there is no room yet");
+        let mut bytes = Vec::with_capacity(4096);
+        append(&value, &mut bytes).unwrap();
+        assert_eq!(bytes, expected);
     }
 
     #[derive(Serialize)]

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 /// current key. An empty list and no list are the same.
 ///
 /// What [`add`](Self::add) costs does not depend on how long the list is, also while a checkpoint is being written: all but the last values of a list of
-/// more than 64 are kept in rows of 64 that do not change, and an incremental checkpoint writes each of them once. Reading takes as long as what is read,
+/// more than 64 are kept in rows of 64 that do not change, and an incremental checkpoint writes those that are new. Reading takes as long as what is read,
 /// [`set`](Self::set), [`update`](Self::update) and [`clear`](Self::clear) as long as the list. A list from a checkpoint that is older than this is put into
 /// rows when it is first added to.
 pub struct ListState<T> {

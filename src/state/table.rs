@@ -452,13 +452,13 @@ impl<K: Key, V: StateValue> Table<K, V> {
     }
 
     /// So many keys were removed that the table is better written whole: they are not noted any more until the next freeze. What pending
-    /// snapshots still need stays, and that does not grow: it is of the time before the newest of them.
+    /// snapshots still need stays, and that does not grow: it is of the time before they were frozen.
     #[cold]
     fn forget_removed(&mut self) {
-        let needed = self.pending.last().map_or(0, |newest| newest.epoch);
+        let is_needed = |at| self.pending.iter().any(|pending| pending.asks_for_removed(at));
         for at in 0..self.pages.len() {
             if let Some(page) = self.pages.page_mut(at) {
-                self.removed -= page.retain_removed(|at| at < needed);
+                self.removed -= page.retain_removed(is_needed);
             }
         }
         self.tracked = Some(self.epoch + 1);

@@ -33,7 +33,7 @@ impl LocalDisk {
     }
 }
 
-/// Runs file work where it may block: the only place that does.
+/// Runs file work where it may block.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -170,7 +170,10 @@ impl LocalFile {
             Ok((file, result))
         })
         .await?;
-        self.file = Some(file);
+        // After an error nobody knows what is there, and the system tells of it once.
+        if result.is_ok() {
+            self.file = Some(file);
+        }
         result
     }
 
@@ -424,13 +427,16 @@ mod tests {
     async fn a_large_file_is_whole_though_it_was_synced_in_between() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("large");
-        let mut file = LocalDisk.create(&path).await.unwrap();
+        let file = File::create_new(&path).unwrap();
+        let mut file = LocalFile { file: Some(file), unsynced: 0, syncing: None };
         let (mut expected, mut piece) = (Vec::new(), vec![0_u8; 3 << 20]);
         for number in 0..10 {
             piece.fill(number);
             expected.extend_from_slice(&piece);
             file.write(piece.clone()).await.unwrap();
+            assert_eq!(file.syncing.is_some(), number >= 2, "from {AHEAD} bytes on");
         }
+        assert!(file.unsynced < expected.len());
         file.sync().await.unwrap();
         assert!(LocalDisk.read(&path).await.unwrap() == expected);
     }

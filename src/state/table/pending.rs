@@ -76,6 +76,11 @@ impl Pending {
         self.since.as_ref().map_or(0, |since| since.epoch)
     }
 
+    /// Whether it holds what was removed after this freeze and before the next.
+    pub(super) fn asks_for_removed(&self, at: u32) -> bool {
+        self.since.is_some() && (self.since()..self.epoch).contains(&at)
+    }
+
     /// From which freeze on it holds the changes of a group: 0 for all of it.
     fn since_in(&self, group: KeyGroup) -> u32 {
         self.since.as_ref().map_or(0, |since| if since.whole.contains(&group) { 0 } else { since.epoch })

@@ -245,3 +245,22 @@ fn removed_keys_do_not_pile_up_while_a_snapshot_is_pending_which_has_those_that_
     table.remove(&600, hash(600));
     assert_eq!(changes(&mut table, base), (0, 1), "and from then on it goes on as before");
 }
+
+#[test]
+fn snapshots_go_on_to_be_increments_after_more_keys_were_removed_than_are_worth_noting() {
+    let mut table = filled(20_000);
+    let mut base = table.epoch();
+    (0..6_000).for_each(|key| assert!(table.remove(&key, hash(key))));
+    let mut keys = 6_000..;
+    // While each is pending more go, too many at first.
+    for more in [1_500, 300, 300, 300] {
+        let since = table.can_tell_since(base).then(|| Since { epoch: base, whole: BTreeSet::new() });
+        let is_increment = since.is_some();
+        let mut frozen = table.freeze_since(max(), since, usize::MAX);
+        base = table.epoch();
+        keys.by_ref().take(more).for_each(|key| assert!(table.remove(&key, hash(key))));
+        assert!(is_increment || table.removed <= more, "nobody asks for the others: {}", table.removed);
+        read(&mut table, &mut frozen);
+    }
+    assert!(table.can_tell_since(base), "the next one is an increment");
+}
