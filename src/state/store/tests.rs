@@ -1,9 +1,12 @@
+use super::table_slot::BASES;
 use super::*;
-use crate::state::KeyedAccess;
+use crate::error::ErrorKind;
+use crate::state::map::Entries;
 use crate::state::test_context::Fake;
+use crate::state::{EncodedGroup, GroupEncoder, KeyedAccess, MapState, ReducingState, ValueState, codec};
 use crate::types::KeyGroup;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 fn store(restored: RestoredOperator) -> StateStore<u64> {
     StateStore::new("op".into(), MaxParallelism::new(128).unwrap(), restored)
