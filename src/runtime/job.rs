@@ -435,8 +435,11 @@ impl Actor for JobActor {
         if let Some(token) = self.parts.cancel_on.take() {
             ctx.spawn(token.cancelled_owned().into_actor(self).map(|(), job, ctx| job.cancel(ctx)));
         }
+        // An actor that is dropped before its first turn is called too, where there may be no runtime any more.
         #[cfg(feature = "metrics")]
-        ctx.run_interval(super::metrics_facade::INTERVAL, |job, _| job.parts.shared.publish_metrics());
+        if tokio::runtime::Handle::try_current().is_ok() {
+            ctx.run_interval(super::metrics_facade::INTERVAL, |job, _| job.parts.shared.publish_metrics());
+        }
     }
 }
 
