@@ -145,7 +145,7 @@ impl Disk for LocalDisk {
 /// After so many bytes the drive is set to work on them, while more are being made.
 const AHEAD: usize = 8 << 20;
 
-/// A file being written. The file is away while a call is at work, and stays away if that call was given up: after it
+/// A file being written. The file is away while a call is at work, and stays away if that call failed or was given up: after it
 /// nobody knows what was written.
 #[derive(Debug)]
 struct LocalFile {

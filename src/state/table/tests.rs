@@ -697,16 +697,35 @@ fn a_key_that_panics_when_it_is_hashed_again_leaves_the_table_as_it_was() {
         model.insert(key, key);
     }
     check(&table, &model);
-    // And when pages become one again.
-    for key in 1..2_000 {
-        panics(u64::MAX, &mut || _ = table.take(&Explosive(key), hash(key)));
-        assert_eq!(table.keys().count(), table.len());
-        table.take(&Explosive(key), hash(key));
-        model.remove(&key);
-        if key % 100 == 0 {
-            check(&table, &model);
-        }
+}
+
+#[test]
+fn a_key_that_panics_when_pages_are_put_together_leaves_the_table_as_it_was() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    let half = |from: u64, upper: u64| (from..).filter(move |key| hash(*key) >> 63 == upper).take(600);
+    // Only the keys of the upper page are below the limit.
+    let (upper, lower): (Vec<u64>, Vec<u64>) = (half(0, 1).collect(), half(10_000, 0).collect());
+    let mut table = Table::<Explosive, u64>::new();
+    for key in upper.iter().chain(&lower) {
+        table.insert(&Explosive(*key), hash(*key), *key);
     }
+    assert_eq!(table.pages.len(), 2);
+    for key in upper.iter().skip(40) {
+        table.take(&Explosive(*key), hash(*key));
+    }
+    let mut panics = 0;
+    for (n, key) in lower.iter().enumerate() {
+        EXPLODES.set(10_000);
+        let taken = catch_unwind(AssertUnwindSafe(|| table.take(&Explosive(*key), hash(*key))));
+        EXPLODES.set(0);
+        panics += u32::from(taken.is_err());
+        assert_eq!((table.len(), table.keys().count()), (40 + 599 - n, 40 + 599 - n));
+        let left = upper.iter().take(40).chain(lower.iter().skip(n + 1));
+        assert!(left.into_iter().all(|key| table.get(&Explosive(*key), hash(*key)) == Some(key)));
+    }
+    assert!(panics > 0 && table.pages.len() == 2, "{panics}");
+    table.take(&Explosive(upper[0]), hash(upper[0]));
+    assert_eq!((table.pages.len(), table.len()), (1, 39), "put together as soon as that works");
 }
 
 #[test]
