@@ -84,13 +84,12 @@ impl<T: StateValue> ListState<T> {
         &self,
         ctx: &'c C,
     ) -> impl DoubleEndedIterator<Item = &'c T> + use<'c, C, T> {
-        let (slot, head) = (self.slot, self.head(ctx));
-        let rows = (0..head.map_or(0, |head| head.rows)).filter_map(move |number| {
+        let rows = self.slot.rows;
+        Head::values(self.head(ctx), move |number| {
             let (store, key, hash) = ctx.states();
             let row = Row::of(key, hash, number, store.max_parallelism());
-            store.rows(slot.rows)?.get(&row, row.place)
-        });
-        rows.flatten().chain(head.into_iter().flat_map(|head| &head.end))
+            store.rows(rows)?.get(&row, row.place)
+        })
     }
 
     /// Number of values.

@@ -43,6 +43,15 @@ impl<T> Head<T> {
         self.len() == 0
     }
 
+    /// All values of a list, with what gives its rows.
+    pub(super) fn values<'l>(
+        head: Option<&'l Self>,
+        row: impl Fn(u32) -> Option<&'l Vec<T>>,
+    ) -> impl DoubleEndedIterator<Item = &'l T> {
+        let rows = (0..head.map_or(0, |head| head.rows)).filter_map(row);
+        rows.flatten().chain(head.into_iter().flat_map(|head| &head.end))
+    }
+
     /// Takes out what is enough for rows, if anything is, with the number of the first of these.
     fn take_full(&mut self) -> Option<(u32, Vec<T>)> {
         if self.end.len() < ROW {
@@ -76,13 +85,7 @@ impl<K: Key, T: StateValue> Lists<'_, K, T> {
     /// Appends a value.
     #[inline]
     pub(super) fn push(&mut self, value: T) {
-        let full = self.heads.update(self.key, self.hash, Head::default, |head| {
-            head.end.push(value);
-            head.take_full()
-        });
-        if let Some((first, values)) = full {
-            self.put_rows(first, values);
-        }
+        self.change(|head| head.end.push(value));
     }
 
     /// Appends values.
@@ -96,7 +99,12 @@ impl<K: Key, T: StateValue> Lists<'_, K, T> {
             return self.change(|head| f(&mut head.end));
         }
         // Of copies: should `f` panic, the list is as it was. And a list that was not there and is not made leaves no trace.
-        let mut all: Vec<T> = self.iter().cloned().collect();
+        let row = |number| {
+            let row = self.row(number);
+            self.rows.get(&row, row.place)
+        };
+        let head = self.heads.get(self.key, self.hash);
+        let mut all: Vec<T> = Head::values(head, row).cloned().collect();
         let result = f(&mut all);
         self.set(all);
         result
@@ -122,15 +130,6 @@ impl<K: Key, T: StateValue> Lists<'_, K, T> {
     pub(super) fn clear(&mut self) {
         let rows = self.heads.take(self.key, self.hash).map_or(0, |head| head.rows);
         (0..rows).for_each(|number| self.remove_row(number));
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &T> {
-        let head = self.heads.get(self.key, self.hash);
-        let rows = (0..head.map_or(0, |head| head.rows)).filter_map(|number| {
-            let row = self.row(number);
-            self.rows.get(&row, row.place)
-        });
-        rows.flatten().chain(head.into_iter().flat_map(|head| &head.end))
     }
 
     #[cold]

@@ -6,6 +6,8 @@ use crate::checkpoint::metadata::{IncrementFile, Segment, StateSchema};
 use crate::checkpoint::{Extent, WrittenPart};
 use crate::error::Error;
 use crate::types::{CheckpointId, KeyGroup, MaxParallelism, Random, SubtaskIndex, stable_hash};
+use serde::{Deserialize, Serialize, Serializer};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -223,4 +225,25 @@ pub(super) fn whole(subject: &mut impl Subject, checkpoint: u64, extent: Extent)
         subject.sweep();
     }
     taken
+}
+
+thread_local! {
+    static ENCODED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts how often values of its type are encoded by this thread.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Counted(pub(super) u64);
+
+impl Counted {
+    pub(super) fn encoded() -> u64 {
+        ENCODED.get()
+    }
+}
+
+impl Serialize for Counted {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        ENCODED.set(ENCODED.get() + 1);
+        serializer.serialize_newtype_struct("Counted", &self.0)
+    }
 }

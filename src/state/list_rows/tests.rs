@@ -3,11 +3,10 @@ use crate::checkpoint::Extent;
 use crate::checkpoint::metadata::StateSchema;
 use crate::state::test_context::Fake;
 use crate::state::test_snapshots::{
-    Stored, Subject, bytes_of, shares, what_is_restored_is_what_there_was, whole,
+    Counted, Stored, Subject, bytes_of, shares, what_is_restored_is_what_there_was, whole,
 };
 use crate::state::{ListState, RestoredOperator, StateStore, codec};
 use crate::types::{CheckpointId, Random};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 struct Lists {
     ctx: Fake<u64>,
@@ -146,19 +145,6 @@ fn a_list_is_as_it_was_if_what_changes_it_panics_over_rows() {
     assert!(list.iter(ctx).copied().eq(0..1_000));
 }
 
-/// Counts how often it is encoded.
-#[derive(Debug, Clone, Default, Deserialize)]
-struct Counted(u64);
-
-static ENCODED: AtomicU64 = AtomicU64::new(0);
-
-impl Serialize for Counted {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        ENCODED.fetch_add(1, Ordering::Relaxed);
-        serializer.serialize_newtype_struct("Counted", &self.0)
-    }
-}
-
 #[test]
 fn an_append_while_a_snapshot_is_pending_encodes_less_than_a_row_whatever_the_length() {
     for len in [1_000, 100_000] {
@@ -168,9 +154,9 @@ fn an_append_while_a_snapshot_is_pending_encodes_less_than_a_row_whatever_the_le
         let pending = ctx.store.freeze(CheckpointId(1), Extent::Full).unwrap();
         let (mut most, mut all) = (0, 0);
         for number in 0..30 {
-            let before = ENCODED.load(Ordering::Relaxed);
+            let before = Counted::encoded();
             list.add(&mut ctx, Counted(number));
-            let encoded = ENCODED.load(Ordering::Relaxed) - before;
+            let encoded = Counted::encoded() - before;
             (most, all) = (most.max(encoded), all + encoded);
         }
         assert!(most > 0 && most < ROW as u64 && all == most, "once, {most}, of {all}");

@@ -3,13 +3,12 @@ use crate::checkpoint::Extent;
 use crate::checkpoint::metadata::StateSchema;
 use crate::state::test_context::Fake;
 use crate::state::test_snapshots::{
-    Stored, Subject, bytes_of, shares, what_is_restored_is_what_there_was, whole,
+    Counted, Stored, Subject, bytes_of, shares, what_is_restored_is_what_there_was, whole,
 };
 use crate::state::{MapState, RestoredOperator, StateStore};
 use crate::types::{CheckpointId, Random};
 use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 struct Maps {
     ctx: Fake<u64>,
@@ -152,19 +151,6 @@ fn a_map_whose_second_keys_have_no_stable_hash_stays_in_one_piece() {
     assert!(matches!(map.head(&ctx), Some(Head::Small(entries)) if entries.len() == 500));
 }
 
-/// Counts how often it is encoded.
-#[derive(Debug, Clone, Default, Deserialize)]
-struct Counted(u64);
-
-static ENCODED: AtomicU64 = AtomicU64::new(0);
-
-impl Serialize for Counted {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        ENCODED.fetch_add(1, Ordering::Relaxed);
-        serializer.serialize_newtype_struct("Counted", &self.0)
-    }
-}
-
 #[test]
 fn a_change_while_a_snapshot_is_pending_encodes_a_row_or_three_whatever_the_size() {
     for pairs in [1_000, 100_000] {
@@ -174,13 +160,13 @@ fn a_change_while_a_snapshot_is_pending_encodes_a_row_or_three_whatever_the_size
         let pending = ctx.store.freeze(CheckpointId(1), Extent::Full).unwrap();
         let (mut most, mut beyond_rows, mut all) = (0, 0, 0);
         for number in 0..300 {
-            ENCODED.store(0, Ordering::Relaxed);
+            let before = Counted::encoded();
             match number % 3 {
                 0 => drop(map.insert(&mut ctx, number * 7, Counted(1))),
                 1 => drop(map.remove(&mut ctx, &(number * 11))),
                 _ => drop(map.insert(&mut ctx, pairs + number, Counted(1))),
             }
-            let encoded = ENCODED.load(Ordering::Relaxed);
+            let encoded = Counted::encoded() - before;
             all += 1;
             if encoded > 4 * 2 * LOAD {
                 beyond_rows += 1; // a page of the table was split
